@@ -1,0 +1,67 @@
+//! Contiguous f32 arrays: the form in which kernels see tensors.
+
+use burn::backend::TensorMetadata;
+use burn::tensor::{Bytes, DType, Shape};
+use burn_flex::{FlexTensor, Layout};
+
+/// A row-major f32 array sharing its storage with a Burn tensor.
+#[derive(Clone, Debug)]
+pub(crate) struct Array {
+    tensor: FlexTensor,
+}
+
+impl Array {
+    /// Wraps a tensor, copying it only where it is not laid out row by row.
+    pub fn new(tensor: FlexTensor) -> Self {
+        assert_eq!(tensor.dtype(), DType::F32, "scion-kernels compute on f32 tensors");
+        let tensor = if tensor.is_contiguous() { tensor } else { tensor.to_contiguous() };
+        Self { tensor }
+    }
+
+    /// An array of the given shape that takes over `values`.
+    pub fn from_vec(values: Vec<f32>, shape: impl Into<Shape>) -> Self {
+        let shape = shape.into();
+        assert_eq!(values.len(), shape.num_elements(), "values do not fill the shape {shape:?}");
+        Self { tensor: FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(shape), DType::F32) }
+    }
+
+    /// The values, row by row.
+    pub fn values(&self) -> &[f32] {
+        self.tensor.as_slice().expect("arrays are contiguous f32")
+    }
+
+    /// Length of each axis.
+    pub fn dims(&self) -> Vec<usize> {
+        self.tensor.shape().to_vec()
+    }
+
+    /// Length of the last axis.
+    pub fn width(&self) -> usize {
+        *self.dims().last().expect("arrays have at least one axis")
+    }
+
+    /// Number of rows when every axis but the last is flattened.
+    pub fn rows(&self) -> usize {
+        self.values().len().checked_div(self.width()).unwrap_or(0)
+    }
+
+    /// The tensor behind the array.
+    pub fn into_primitive(self) -> FlexTensor {
+        self.tensor
+    }
+}
+
+/// A buffer for a kernel's output, its contents unspecified: clearing large outputs first costs as much as
+/// some kernels do.
+///
+/// # Safety
+/// The caller overwrites every element before any is read.
+#[expect(clippy::uninit_vec, reason = "the whole point; see the contract")]
+pub(crate) unsafe fn unfilled(len: usize) -> Vec<f32> {
+    let mut values = Vec::with_capacity(len);
+    // SAFETY: the capacity is there, every bit pattern is an f32, and the caller overwrites all elements.
+    unsafe {
+        values.set_len(len);
+    }
+    values
+}

@@ -1,0 +1,27 @@
+use burn::Tensor;
+use burn::tensor::activation::softmax;
+use burn::tensor::{Bool, TensorData};
+
+use super::Window;
+
+/// [`attention`](super::attention) in plain tensor operations; keeps the T × T matrix.
+pub fn attention_reference(qkv: Tensor<3>, heads: usize, window: Option<Window>) -> Tensor<3> {
+    let [batch, tokens, width] = qkv.dims();
+    let head = width / 3 / heads;
+    let device = qkv.device();
+    let part = |i: usize| {
+        qkv.clone().narrow(2, i * width / 3, width / 3).reshape([batch, tokens, heads, head]).swap_dims(1, 2)
+    };
+    let mut scores = part(0).matmul(part(1).swap_dims(2, 3)) / (head as f32).sqrt();
+    if let Some(Window { left, right }) = window {
+        let outside: Vec<bool> = (0..tokens * tokens)
+            .map(|ij| {
+                let (i, j) = (ij / tokens, ij % tokens);
+                j + left < i || j > i + right
+            })
+            .collect();
+        let mask = Tensor::<4, Bool>::from_data(TensorData::new(outside, [1, 1, tokens, tokens]), &device);
+        scores = scores.mask_fill(mask.expand([batch, heads, tokens, tokens]), f32::NEG_INFINITY);
+    }
+    softmax(scores, 3).matmul(part(2)).swap_dims(1, 2).reshape([batch, tokens, width / 3])
+}

@@ -1,0 +1,221 @@
+//! The loops around the register tile: packing, cache blocks, threads.
+//!
+//! B is packed whole, in parallel. C is cut into blocks of rows × groups of 48 columns, one Rayon
+//! task each. A task goes through k in blocks; for each it packs its rows of A (they stay in L2)
+//! and sweeps them past one group of B's columns after another (each stays in L1).
+
+use super::epilogue::Output;
+use super::kernel::{self, TILE_ROWS, TILE_STRIPS, Tile};
+use super::matrix::{MatRef, Precision};
+use super::pack::{LANES, Lanes, Row};
+use rayon::prelude::*;
+use std::cell::Cell;
+use std::thread::LocalKey;
+
+/// Longest block of k, in steps: 512 values of bf16 or 256 of f32. A tile's columns of B then take
+/// 48 KB; shorter blocks, which fit L1, gain less than the additional passes over C cost.
+const BLOCK_STEPS: usize = 256;
+/// Most rows of C in a task: as many rows of A fit half of L2.
+const BLOCK_ROWS: usize = 128;
+/// Columns of C in a register tile.
+const TILE_COLS: usize = TILE_STRIPS * LANES;
+/// Strips of B packed by one task.
+const PACK_STRIPS: usize = 4;
+/// Products with fewer multiplications than this run on one thread.
+const PARALLEL_FROM: usize = 1 << 20;
+/// Operands with fewer rows than this are packed by one thread.
+const PACK_PARALLEL_FROM: usize = 1 << 11;
+
+/// The product, B packed for this call. The machine has [`super::Isa::Avx512Bf16`].
+pub(super) fn multiply(precision: Precision, a: MatRef<'_>, b: MatRef<'_>, out: &Output<'_>) {
+    let product = || {
+        with_scratch(&SCRATCH_B, |rows| {
+            pack_b(precision, b, rows);
+            multiply_packed(precision, a, rows, out);
+        });
+    };
+    if out.rows * out.cols * a.cols() < PARALLEL_FROM {
+        product();
+    } else {
+        // Enters Rayon's pool once rather than for each of the two loops.
+        rayon::scope(|_| product());
+    }
+}
+
+/// The product with a right-hand side made by [`pack_b`] in the same precision.
+pub(super) fn multiply_packed(precision: Precision, a: MatRef<'_>, b: &[Row], out: &Output<'_>) {
+    match precision {
+        Precision::F32 => run::<false>(Lanes::of_a(a), b, out),
+        Precision::Bf16 => run::<true>(Lanes::of_a(a), b, out),
+    }
+}
+
+/// Packs a right-hand side, every strip over all of k.
+pub(super) fn pack_b(precision: Precision, b: MatRef<'_>, to: &mut Vec<Row>) {
+    match precision {
+        Precision::F32 => pack_all::<false>(Lanes::of_b(b), to),
+        Precision::Bf16 => pack_all::<true>(Lanes::of_b(b), to),
+    }
+}
+
+fn pack_all<const BF16: bool>(b: Lanes<'_>, to: &mut Vec<Row>) {
+    let steps = b.steps::<BF16>();
+    to.resize(b.strips() * steps, Row::ZERO);
+    if steps == 0 {
+        return;
+    }
+    let pack = |(group, to): (usize, &mut [Row])| {
+        // SAFETY: this module runs only where the instruction set was detected.
+        unsafe { b.pack::<BF16>(group * PACK_STRIPS, 0..steps, to) }
+    };
+    if to.len() < PACK_PARALLEL_FROM {
+        to.chunks_mut(PACK_STRIPS * steps).enumerate().for_each(pack);
+    } else {
+        to.par_chunks_mut(PACK_STRIPS * steps).enumerate().for_each(pack);
+    }
+}
+
+/// How C is cut into tasks. Has no influence on the result.
+struct Grid {
+    rows: usize,
+    cols: usize,
+    row_blocks: usize,
+    col_blocks: usize,
+}
+
+impl Grid {
+    /// Halves the blocks, squarish, until there are a few for every thread.
+    fn new(m: usize, n: usize, threads: usize) -> Self {
+        let wanted = if threads == 1 { 1 } else { 4 * threads };
+        let mut rows = BLOCK_ROWS.min(m.next_multiple_of(LANES));
+        let mut cols = n.next_multiple_of(TILE_COLS);
+        while m.div_ceil(rows) * n.div_ceil(cols) < wanted {
+            if cols > TILE_COLS && (cols >= rows || rows == LANES) {
+                cols = (cols / 2).next_multiple_of(TILE_COLS);
+            } else if rows > LANES {
+                rows = (rows / 2).next_multiple_of(LANES);
+            } else {
+                break;
+            }
+        }
+        // Even out the blocks of rows.
+        let rows = m.div_ceil(m.div_ceil(rows)).next_multiple_of(LANES);
+        Self { rows, cols, row_blocks: m.div_ceil(rows), col_blocks: n.div_ceil(cols) }
+    }
+}
+
+fn run<const BF16: bool>(a: Lanes<'_>, b: &[Row], out: &Output<'_>) {
+    let (m, n, steps) = (out.rows, out.cols, a.steps::<BF16>());
+    if m == 0 || n == 0 {
+        return;
+    }
+    assert_eq!(b.len(), n.div_ceil(LANES) * steps, "a right-hand side packed in another precision");
+    let threads = if m * n * steps < PARALLEL_FROM { 1 } else { rayon::current_num_threads() };
+    let grid = Grid::new(m, n, threads);
+    let task = |i: usize| {
+        let (row, col) = (i / grid.col_blocks * grid.rows, i % grid.col_blocks * grid.cols);
+        let block = Block { row, rows: grid.rows.min(m - row), col, cols: grid.cols.min(n - col), steps };
+        // SAFETY: blocks do not overlap, and this module runs only where the instruction set was
+        // detected.
+        unsafe { block.run::<BF16>(a, b, out) }
+    };
+    let tasks = grid.row_blocks * grid.col_blocks;
+    match threads {
+        1 => (0..tasks).for_each(task),
+        _ => (0..tasks).into_par_iter().with_max_len(1).for_each(task),
+    }
+}
+
+/// One task's part of C; `row` and `col` are multiples of 16 and 48.
+struct Block {
+    row: usize,
+    rows: usize,
+    col: usize,
+    cols: usize,
+    /// Steps in all of k.
+    steps: usize,
+}
+
+impl Block {
+    /// # Safety
+    /// The block is inside `out`, nobody else writes there, and the machine has
+    /// [`super::Isa::Avx512Bf16`].
+    unsafe fn run<const BF16: bool>(&self, a: Lanes<'_>, b: &[Row], out: &Output<'_>) {
+        let k_blocks = self.steps.div_ceil(BLOCK_STEPS).max(1);
+        let per_block = self.steps.div_ceil(k_blocks);
+        let strips = self.rows.div_ceil(LANES);
+        with_scratch(&SCRATCH_A, |packed| {
+            for k_block in 0..k_blocks {
+                let first = k_block * per_block;
+                let steps = per_block.min(self.steps - first);
+                packed.resize(strips * steps, Row::ZERO);
+                let accumulate = out.accumulate || k_block > 0;
+                // SAFETY: as the caller promises.
+                unsafe {
+                    a.pack::<BF16>(self.row / LANES, first..first + steps, packed);
+                    self.sweep::<BF16>(packed, b, first, steps, accumulate, k_block + 1 == k_blocks, out);
+                }
+            }
+        });
+    }
+
+    /// Multiplies one block of k into every tile of the block; the last one also finishes C.
+    ///
+    /// # Safety
+    /// As [`Block::run`]; `a` holds `steps` steps of the block's rows.
+    #[expect(clippy::too_many_arguments)]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn sweep<const BF16: bool>(
+        &self,
+        a: &[Row],
+        b: &[Row],
+        first: usize,
+        steps: usize,
+        accumulate: bool,
+        last: bool,
+        out: &Output<'_>,
+    ) {
+        for col in (self.col..self.col + self.cols).step_by(TILE_COLS) {
+            let cols = TILE_COLS.min(self.col + self.cols - col);
+            let strips = &b[col / LANES * self.steps..(col + cols).div_ceil(LANES) * self.steps];
+            for row in (0..self.rows).step_by(TILE_ROWS) {
+                let rows = TILE_ROWS.min(self.rows - row);
+                let strip = &a[row / LANES * steps..][..steps];
+                // SAFETY: the strips were sliced to what the tile reads; the tile is inside the
+                // block, which belongs to this task.
+                unsafe {
+                    kernel::compute::<BF16>(Tile {
+                        a: strip.as_ptr().cast::<u32>().wrapping_add(row % LANES),
+                        b: strips.as_ptr().wrapping_add(first),
+                        b_stride: self.steps,
+                        steps,
+                        c: out.at(self.row + row, col),
+                        c_stride: out.row_stride,
+                        rows,
+                        cols,
+                        accumulate,
+                        bias: if last { out.bias(col) } else { None },
+                    });
+                    if last && out.has_activation() {
+                        let row = self.row + row;
+                        out.activate::<true>(row..row + rows, col..col + cols);
+                    }
+                }
+            }
+        }
+    }
+}
+
+// Buffers that a thread keeps between calls, so that their pages are faulted in once.
+thread_local! {
+    static SCRATCH_A: Cell<Vec<Row>> = const { Cell::new(Vec::new()) };
+    static SCRATCH_B: Cell<Vec<Row>> = const { Cell::new(Vec::new()) };
+}
+
+/// Lends out a buffer; while it is lent, a nested call (a stolen task) gets a fresh one.
+fn with_scratch<R>(buffer: &'static LocalKey<Cell<Vec<Row>>>, f: impl FnOnce(&mut Vec<Row>) -> R) -> R {
+    let mut rows = buffer.take();
+    let result = f(&mut rows);
+    buffer.set(rows);
+    result
+}

@@ -1,0 +1,172 @@
+//! Where a product goes: the output matrix, and what is done to it before it leaves the cache.
+
+use super::vmath::{gelu_backward_one, gelu_one};
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// What is done to a product before it is stored.
+#[derive(Default)]
+pub struct Epilogue<'a> {
+    /// Added to every row, `[n]`.
+    pub bias: Option<&'a [f32]>,
+    /// Applied after the bias.
+    pub activation: Activation<'a>,
+}
+
+/// The elementwise end of an [`Epilogue`]. Companion matrices have the layout of the output.
+#[derive(Default)]
+pub enum Activation<'a> {
+    /// Nothing.
+    #[default]
+    None,
+    /// GELU in its tanh form. Its argument is stored in `pre_activation`, for the backward pass.
+    Gelu { pre_activation: Option<&'a mut [f32]> },
+    /// Multiplies by the derivative of GELU (tanh form) at `pre_activation`.
+    GeluBackward { pre_activation: &'a [f32] },
+}
+
+/// A validated output that several threads may write, each to elements of its own.
+pub(super) struct Output<'a> {
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) row_stride: usize,
+    pub(super) accumulate: bool,
+    data: *mut f32,
+    bias: Option<&'a [f32]>,
+    activation: Elementwise,
+    borrows: PhantomData<&'a mut [f32]>,
+}
+
+#[derive(Clone, Copy)]
+enum Elementwise {
+    None,
+    Gelu,
+    GeluStoring(*mut f32),
+    GeluBackward(*const f32),
+}
+
+// SAFETY: the pointers come from slices borrowed for 'a (exclusively where written), and callers
+// of the methods that write promise that no two threads touch the same element.
+unsafe impl Sync for Output<'_> {}
+
+impl<'a> Output<'a> {
+    pub(super) fn new(
+        (rows, cols): (usize, usize),
+        c: &'a mut [f32],
+        row_stride: usize,
+        accumulate: bool,
+        epilogue: Epilogue<'a>,
+    ) -> Self {
+        assert!(row_stride >= cols, "row stride {row_stride} for rows of {cols}");
+        let needed = if rows == 0 || cols == 0 { 0 } else { (rows - 1) * row_stride + cols };
+        let check = |what: &str, len: usize| {
+            assert!(len >= needed, "a [{rows}, {cols}] {what} needs {needed} floats, has {len}");
+        };
+        check("product", c.len());
+        if let Some(bias) = epilogue.bias {
+            assert_eq!(bias.len(), cols, "the bias has {} elements, the product {cols} columns", bias.len());
+        }
+        let activation = match epilogue.activation {
+            Activation::None => Elementwise::None,
+            Activation::Gelu { pre_activation: None } => Elementwise::Gelu,
+            Activation::Gelu { pre_activation: Some(pre) } => {
+                check("pre-activation", pre.len());
+                Elementwise::GeluStoring(pre.as_mut_ptr())
+            }
+            Activation::GeluBackward { pre_activation } => {
+                check("pre-activation", pre_activation.len());
+                Elementwise::GeluBackward(pre_activation.as_ptr())
+            }
+        };
+        let data = c.as_mut_ptr();
+        Self {
+            rows,
+            cols,
+            row_stride,
+            accumulate,
+            data,
+            bias: epilogue.bias,
+            activation,
+            borrows: PhantomData,
+        }
+    }
+
+    /// The address of an element.
+    ///
+    /// # Safety
+    /// `row` and `col` are inside the output.
+    pub(super) unsafe fn at(&self, row: usize, col: usize) -> *mut f32 {
+        debug_assert!(row < self.rows && col < self.cols);
+        // SAFETY: an element inside the output is inside the slice checked in `new`.
+        unsafe { self.data.add(row * self.row_stride + col) }
+    }
+
+    /// The bias of the columns from `col` on.
+    pub(super) fn bias(&self, col: usize) -> Option<&[f32]> {
+        self.bias.map(|bias| &bias[col..])
+    }
+
+    /// Whether [`Self::activate`] changes anything.
+    pub(super) fn has_activation(&self) -> bool {
+        !matches!(self.activation, Elementwise::None)
+    }
+
+    /// Applies the activation to a rectangle.
+    ///
+    /// # Safety
+    /// The rectangle is inside the output and no other thread touches it.
+    #[inline(always)]
+    pub(super) unsafe fn activate<const FUSED: bool>(&self, rows: Range<usize>, cols: Range<usize>) {
+        debug_assert!(rows.end <= self.rows && cols.end <= self.cols);
+        for row in rows {
+            let at = row * self.row_stride + cols.start;
+            // SAFETY: the caller promises the rectangle; `new` checked that C and its companion,
+            // which do not overlap, hold it.
+            unsafe {
+                let c = std::slice::from_raw_parts_mut(self.data.add(at), cols.len());
+                match self.activation {
+                    Elementwise::None => {}
+                    Elementwise::Gelu => gelu::<FUSED>(c),
+                    Elementwise::GeluStoring(pre) => {
+                        std::slice::from_raw_parts_mut(pre.add(at), cols.len()).copy_from_slice(c);
+                        gelu::<FUSED>(c);
+                    }
+                    Elementwise::GeluBackward(pre) => {
+                        gelu_backward::<FUSED>(std::slice::from_raw_parts(pre.add(at), cols.len()), c);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Elements processed at a time: one AVX-512 register. Rows of a tile are too short for the longer
+/// runs that the compiler would choose.
+const RUN: usize = 16;
+
+#[inline(always)]
+fn gelu<const FUSED: bool>(c: &mut [f32]) {
+    let (runs, rest) = c.as_chunks_mut::<RUN>();
+    for run in runs {
+        for c in run {
+            *c = gelu_one::<FUSED>(*c);
+        }
+    }
+    for c in rest {
+        *c = gelu_one::<FUSED>(*c);
+    }
+}
+
+#[inline(always)]
+fn gelu_backward<const FUSED: bool>(pre: &[f32], c: &mut [f32]) {
+    let (pre_runs, pre_rest) = pre.as_chunks::<RUN>();
+    let (runs, rest) = c.as_chunks_mut::<RUN>();
+    for (pre, run) in pre_runs.iter().zip(runs) {
+        for (c, &pre) in run.iter_mut().zip(pre) {
+            *c = gelu_backward_one::<FUSED>(pre, *c);
+        }
+    }
+    for (c, &pre) in rest.iter_mut().zip(pre_rest) {
+        *c = gelu_backward_one::<FUSED>(pre, *c);
+    }
+}

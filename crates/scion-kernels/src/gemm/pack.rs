@@ -1,0 +1,249 @@
+//! The layout both operands of the AVX-512 kernels are copied to.
+//!
+//! A *strip* holds 16 lanes (rows of A, columns of B) of an operand for a range of k. A strip is a
+//! run of [`Row`]s, one per *step*: 16 f32 of one k, or 16 pairs of bf16 of two neighbouring k, the
+//! pair of a lane adjacent as the dot-product instruction wants it. Missing lanes and the missing
+//! half of a last pair are zeros.
+
+use super::matrix::MatRef;
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+/// Lanes of a strip.
+pub(super) const LANES: usize = 16;
+
+/// One step of a strip: a cache line, and a vector register.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+pub(super) struct Row(pub(super) [u32; LANES]);
+
+impl Row {
+    pub(super) const ZERO: Self = Row([0; LANES]);
+}
+
+/// Values of k in one step.
+pub(super) const fn k_per_step<const BF16: bool>() -> usize {
+    if BF16 { 2 } else { 1 }
+}
+
+/// An operand seen as lanes × k.
+#[derive(Clone, Copy)]
+pub(super) struct Lanes<'a> {
+    data: &'a [f32],
+    stride: usize,
+    lanes: usize,
+    k: usize,
+    /// Whether neighbours in k are adjacent in memory, rather than neighbouring lanes.
+    k_adjacent: bool,
+}
+
+impl<'a> Lanes<'a> {
+    /// A left-hand side: its rows are the lanes.
+    pub(super) fn of_a(a: MatRef<'a>) -> Self {
+        let (data, stride) = (a.data, a.row_stride);
+        Self { data, stride, lanes: a.rows(), k: a.cols(), k_adjacent: !a.transposed }
+    }
+
+    /// A right-hand side: its columns are the lanes.
+    pub(super) fn of_b(b: MatRef<'a>) -> Self {
+        Self::of_a(b.t())
+    }
+
+    pub(super) fn strips(&self) -> usize {
+        self.lanes.div_ceil(LANES)
+    }
+
+    pub(super) fn steps<const BF16: bool>(&self) -> usize {
+        self.k.div_ceil(k_per_step::<BF16>())
+    }
+
+    /// Packs `steps` of the strips that `to` has room for, beginning with `first`; a strip's rows
+    /// are contiguous in `to`.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    pub(super) fn pack<const BF16: bool>(&self, first: usize, steps: Range<usize>, to: &mut [Row]) {
+        if steps.is_empty() {
+            return;
+        }
+        if self.k_adjacent {
+            for (i, strip) in to.chunks_exact_mut(steps.len()).enumerate() {
+                self.pack_transposing::<BF16>(first + i, steps.clone(), strip);
+            }
+        } else {
+            self.pack_in_order::<BF16>(first, steps, to);
+        }
+    }
+
+    /// k adjacent in memory: loads 16 lanes × 16 steps and transposes them.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    fn pack_transposing<const BF16: bool>(&self, strip: usize, steps: Range<usize>, to: &mut [Row]) {
+        let first = strip * LANES;
+        let lanes = (self.lanes - first).min(LANES);
+        let (blocks, rest) = to.as_chunks_mut::<16>();
+        let mut k = steps.start * k_per_step::<BF16>();
+        for block in blocks {
+            let width = 16 * k_per_step::<BF16>();
+            if lanes == LANES && k + width <= self.k {
+                let mut tile = [_mm512_setzero_si512(); 16];
+                for (lane, vector) in tile.iter_mut().enumerate() {
+                    let from = &self.data[(first + lane) * self.stride + k..][..width];
+                    let low = load(from, 16);
+                    *vector = if BF16 { bf16_pair(low, load(&from[16..], 16)) } else { words(low) };
+                }
+                transpose(tile, block);
+            } else {
+                self.transposed_edge::<BF16>(first, lanes, k, block);
+            }
+            k += width;
+        }
+        if !rest.is_empty() {
+            let mut block = [Row::ZERO; 16];
+            self.transposed_edge::<BF16>(first, lanes, k, &mut block);
+            rest.copy_from_slice(&block[..rest.len()]);
+        }
+    }
+
+    /// A block of 16 steps from `k` on that lacks lanes or goes beyond the end of k.
+    #[inline(never)]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    fn transposed_edge<const BF16: bool>(&self, first: usize, lanes: usize, k: usize, to: &mut [Row; 16]) {
+        let mut tile = [_mm512_setzero_si512(); 16];
+        for (lane, vector) in tile[..lanes].iter_mut().enumerate() {
+            let start = (first + lane) * self.stride;
+            let from = &self.data[start + k..start + self.k];
+            *vector = if BF16 {
+                bf16_pair(
+                    load(from, from.len()),
+                    load(&from[from.len().min(16)..], from.len().saturating_sub(16)),
+                )
+            } else {
+                words(load(from, from.len()))
+            };
+        }
+        transpose(tile, to);
+    }
+
+    /// Lanes adjacent in memory: each step reads one or two runs that cross all strips.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    fn pack_in_order<const BF16: bool>(&self, first: usize, steps: Range<usize>, to: &mut [Row]) {
+        let strips = to.len() / steps.len();
+        let lane0 = first * LANES;
+        let lanes = (strips * LANES).min(self.lanes - lane0);
+        let interleave = interleaving();
+        for (row, step) in steps.clone().enumerate() {
+            let k = step * k_per_step::<BF16>();
+            let even = &self.data[k * self.stride + lane0..][..lanes];
+            let odd = if BF16 && k + 1 < self.k {
+                &self.data[(k + 1) * self.stride + lane0..][..lanes]
+            } else {
+                even
+            };
+            // A last k without a partner is paired with zeros.
+            let paired = if k + 1 < self.k { u16::MAX } else { 0 };
+            let ahead = AHEAD * self.stride;
+            let ((even, even_rest), (odd, odd_rest)) = (even.as_chunks(), odd.as_chunks());
+            for (strip, (even, odd)) in even.iter().zip(odd).enumerate() {
+                prefetch(even, ahead);
+                prefetch(odd, ahead);
+                let vector = in_order::<BF16>(load(even, LANES), load(odd, LANES), paired, interleave);
+                store(&mut to[strip * steps.len() + row], vector);
+            }
+            if !even_rest.is_empty() {
+                let (even_rest, odd_rest) =
+                    (load(even_rest, even_rest.len()), load(odd_rest, odd_rest.len()));
+                let vector = in_order::<BF16>(even_rest, odd_rest, paired, interleave);
+                store(&mut to[even.len() * steps.len() + row], vector);
+            }
+        }
+    }
+}
+
+/// A step of a strip from one or two rows of lanes; `paired` masks the second.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn in_order<const BF16: bool>(even: __m512, odd: __m512, paired: u16, interleave: __m512i) -> __m512i {
+    if BF16 {
+        _mm512_permutexvar_epi16(interleave, bf16_pair(even, _mm512_maskz_mov_ps(paired, odd)))
+    } else {
+        words(even)
+    }
+}
+
+/// Values of k by which reads of adjacent lanes are announced: the hardware does not foresee strides.
+const AHEAD: usize = 16;
+
+/// Asks for the cache line some floats behind `from`, wherever that is.
+#[inline]
+fn prefetch(from: &[f32; LANES], distance: usize) {
+    // SAFETY: a hint; it may name any address.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(from.as_ptr().wrapping_add(distance).cast()) }
+}
+
+/// The first `count` (at most 16 are read) floats of a slice, then zeros.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load(from: &[f32], count: usize) -> __m512 {
+    assert!(from.len() >= count.min(16));
+    let mask = if count >= 16 { u16::MAX } else { (1 << count) - 1 };
+    // SAFETY: masked-off lanes are not accessed, and the rest were checked to be in the slice.
+    unsafe { _mm512_maskz_loadu_ps(mask, from.as_ptr()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn words(vector: __m512) -> __m512i {
+    _mm512_castps_si512(vector)
+}
+
+#[target_feature(enable = "avx512f")]
+fn store(to: &mut Row, vector: __m512i) {
+    // SAFETY: a `Row` is 64 aligned bytes.
+    unsafe { _mm512_store_si512(std::ptr::from_mut(to).cast(), vector) }
+}
+
+/// 32 floats rounded to bf16, `low` in the low half.
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn bf16_pair(low: __m512, high: __m512) -> __m512i {
+    // SAFETY: both are 64 bytes of plain data.
+    unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) }
+}
+
+/// The permutation of 16-bit lanes that interleaves the two halves of a vector.
+#[target_feature(enable = "avx512f")]
+fn interleaving() -> __m512i {
+    let low = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    let high = _mm512_add_epi32(low, _mm512_set1_epi32(16));
+    _mm512_or_si512(low, _mm512_slli_epi32::<16>(high))
+}
+
+/// Transposes 16 × 16 words: 2 × 2 and 4 × 4 inside 128-bit lanes, then the lanes.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transpose(rows: [__m512i; 16], columns: &mut [Row; 16]) {
+    let mut pairs = rows;
+    for i in (0..16).step_by(2) {
+        pairs[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+        pairs[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+    }
+    let mut quads = pairs;
+    for i in (0..16).step_by(4) {
+        for j in 0..2 {
+            quads[i + 2 * j] = _mm512_unpacklo_epi64(pairs[i + j], pairs[i + j + 2]);
+            quads[i + 2 * j + 1] = _mm512_unpackhi_epi64(pairs[i + j], pairs[i + j + 2]);
+        }
+    }
+    // quads[4 g + c], 128-bit lane l: word 4 l + c of rows 4 g to 4 g + 3.
+    for c in 0..4 {
+        let [p, q, r, s] = [quads[c], quads[4 + c], quads[8 + c], quads[12 + c]];
+        let (pq_even, pq_odd) = (_mm512_shuffle_i32x4::<EVEN>(p, q), _mm512_shuffle_i32x4::<ODD>(p, q));
+        let (rs_even, rs_odd) = (_mm512_shuffle_i32x4::<EVEN>(r, s), _mm512_shuffle_i32x4::<ODD>(r, s));
+        store(&mut columns[c], _mm512_shuffle_i32x4::<EVEN>(pq_even, rs_even));
+        store(&mut columns[c + 4], _mm512_shuffle_i32x4::<EVEN>(pq_odd, rs_odd));
+        store(&mut columns[c + 8], _mm512_shuffle_i32x4::<ODD>(pq_even, rs_even));
+        store(&mut columns[c + 12], _mm512_shuffle_i32x4::<ODD>(pq_odd, rs_odd));
+    }
+}
+
+/// Selects the even 128-bit lanes of two vectors.
+const EVEN: i32 = 0b10_00_10_00;
+/// Selects the odd 128-bit lanes of two vectors.
+const ODD: i32 = 0b11_01_11_01;

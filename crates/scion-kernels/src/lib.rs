@@ -1,0 +1,66 @@
+//! Fused operators of diffusion transformers, each beside a plain reference, for Burn.
+//!
+//! One folder an operator: `mod.rs` is what a model calls, `reference.rs` the same in plain tensor
+//! operations, `cpu.rs` the fused version with its hand-written backward pass, checked against the reference.
+
+mod array;
+pub mod attention;
+mod backend;
+pub mod gemm;
+pub mod hyena;
+pub mod linear;
+pub mod norm;
+pub mod optimizer;
+mod product;
+pub mod residual;
+mod shared;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use burn::Tensor;
+use burn::backend::Flex;
+
+pub use backend::KernelBackend;
+pub use gemm::Precision;
+
+static BF16: AtomicBool = AtomicBool::new(false);
+
+/// Chooses the operand precision of every product from here on, in the whole process.
+pub fn set_precision(precision: Precision) {
+    BF16.store(precision == Precision::Bf16, Ordering::Relaxed);
+}
+
+/// The operand precision of products.
+pub fn precision() -> Precision {
+    if BF16.load(Ordering::Relaxed) { Precision::Bf16 } else { Precision::F32 }
+}
+
+/// Chunk `index` of a modulation row [N, k·width] as [N, 1, width].
+fn chunk(modulation: &Tensor<2>, index: usize, width: usize) -> Tensor<3> {
+    modulation.clone().narrow(1, index * width, width).unsqueeze_dim(1)
+}
+
+/// Gives mutable access to a tensor's values, in place where no one else holds them.
+///
+/// # Panics
+/// When the tensor does not live on the CPU backend or records gradients.
+pub fn with_values_mut<const D: usize>(tensor: Tensor<D>, edit: impl FnOnce(&mut [f32])) -> Tensor<D> {
+    let mut primitive = tensor.try_into_primitive::<Flex>().expect("values are edited on the CPU");
+    if !primitive.is_contiguous() {
+        primitive = primitive.to_contiguous();
+    }
+    edit(primitive.storage_mut::<f32>());
+    Tensor::from_primitive::<Flex>(primitive)
+}
+
+/// Keeps freed memory in the process, so that a training step reuses the pages of the one before instead of
+/// having the system clear new ones. Does nothing where the allocator is not glibc's.
+pub fn keep_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: mallopt only sets allocator parameters; it is called before threads are started.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
+        libc::mallopt(libc::M_TOP_PAD, 64 << 20);
+    }
+}

@@ -1,0 +1,156 @@
+//! Every fused operator against its plain reference: values and gradients, on regular, ragged and extreme
+//! shapes.
+
+use burn::Tensor;
+use burn::tensor::{Device, TensorData};
+use scion_kernels::attention::{Window, attention, attention_reference};
+use scion_kernels::hyena::{gated_conv, gated_conv_reference};
+use scion_kernels::linear::{Activation, linear, linear_reference};
+use scion_kernels::norm::{modulated_norm, modulated_norm_reference};
+use scion_kernels::residual::{gated_residual, gated_residual_reference};
+
+/// A tensor of reproducible values around zero, tracked by autodiff.
+fn tensor<const D: usize>(shape: [usize; D], seed: u32, scale: f32) -> Tensor<D> {
+    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12_345);
+    let values: Vec<f32> = (0..shape.iter().product())
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            ((state >> 8) as f32 / (1 << 23) as f32 - 1.0) * scale
+        })
+        .collect();
+    let device = Device::flex().autodiff();
+    Tensor::from_data(TensorData::new(values, shape), &device).require_grad()
+}
+
+fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_into_vec().unwrap()
+}
+
+/// Largest difference over the largest expected magnitude.
+fn error(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    let top = expected.iter().fold(1e-6f32, |m, v| m.max(v.abs()));
+    found.iter().zip(expected).map(|(f, e)| (f - e).abs()).fold(0.0, f32::max) / top
+}
+
+/// Checks output and the gradients of every input: `inputs` are (tensor as flat rank-D) closures.
+macro_rules! check {
+    ($what:expr, [$($input:ident),+], $fused:expr, $reference:expr, $tolerance:expr) => {{
+        let fused = $fused;
+        let reference = $reference;
+        let weight = tensor(fused.dims(), 99, 1.0).detach();
+        let error_out = error(&values(fused.clone().detach()), &values(reference.clone().detach()));
+        assert!(error_out < $tolerance, "{}: output differs by {error_out}", $what);
+        let found = (fused * weight.clone()).sum().backward();
+        let expected = (reference * weight).sum().backward();
+        $(
+            let (f, e) = ($input.grad(&found).unwrap(), $input.grad(&expected).unwrap());
+            let e = error(&values(f), &values(e));
+            assert!(e < $tolerance, "{}: gradient of {} differs by {e}", $what, stringify!($input));
+        )+
+    }};
+}
+
+#[test]
+fn linear_matches_reference() {
+    for (rows, inputs, outputs) in [(1, 1, 1), (3, 5, 7), (17, 33, 49), (130, 128, 512), (300, 96, 31)] {
+        for activation in [Activation::None, Activation::GeluTanh] {
+            let x = tensor([1, rows, inputs], 1, 2.0);
+            let w = tensor([outputs, inputs], 2, 0.5);
+            let b = tensor([outputs], 3, 1.0);
+            check!(
+                format!("linear {rows}x{inputs}x{outputs} {activation:?}"),
+                [x, w, b],
+                linear(x.clone(), w.clone(), b.clone(), activation),
+                linear_reference(x.clone(), w.clone(), b.clone(), activation),
+                2e-5
+            );
+        }
+    }
+}
+
+#[test]
+fn linear_accepts_non_contiguous_inputs() {
+    let x = tensor([4, 6, 8], 1, 1.0);
+    let w = tensor([5, 6], 2, 1.0);
+    let b = tensor([5], 3, 1.0);
+    check!(
+        "linear on a transposed view",
+        [x, w, b],
+        linear(x.clone().swap_dims(1, 2), w.clone(), b.clone(), Activation::None),
+        linear_reference(x.clone().swap_dims(1, 2), w.clone(), b.clone(), Activation::None),
+        2e-5
+    );
+}
+
+#[test]
+fn modulated_norm_matches_reference() {
+    for (n, tokens, width, scale) in [(1, 1, 4, 1.0), (2, 7, 33, 1.0), (3, 49, 128, 100.0), (2, 5, 48, 1e-3)]
+    {
+        let x = tensor([n, tokens, width], 1, scale);
+        let m = tensor([n, 6 * width], 2, 1.0);
+        check!(
+            format!("norm {n}x{tokens}x{width} at {scale}"),
+            [x, m],
+            modulated_norm(x.clone(), m.clone(), 3, 4, 1e-6),
+            modulated_norm_reference(x.clone(), m.clone(), 3, 4, 1e-6),
+            1e-4
+        );
+    }
+}
+
+#[test]
+fn gated_residual_matches_reference() {
+    for (n, tokens, width) in [(1, 1, 1), (2, 7, 33), (3, 49, 128)] {
+        let x = tensor([n, tokens, width], 1, 1.0);
+        let y = tensor([n, tokens, width], 2, 1.0);
+        let m = tensor([n, 6 * width], 3, 1.0);
+        check!(
+            format!("residual {n}x{tokens}x{width}"),
+            [x, y, m],
+            gated_residual(x.clone(), y.clone(), m.clone(), 5),
+            gated_residual_reference(x.clone(), y.clone(), m.clone(), 5),
+            1e-5
+        );
+    }
+}
+
+#[test]
+fn attention_matches_reference() {
+    let windows = [
+        None,
+        Some(Window { left: 4, right: 4 }),
+        Some(Window { left: 0, right: 0 }),
+        Some(Window { left: 3, right: 1 }),
+    ];
+    for (n, tokens, heads, head) in [(1, 1, 1, 1), (2, 7, 3, 5), (2, 49, 4, 32), (1, 131, 2, 8)] {
+        for window in windows {
+            for scale in [1.0, 12.0] {
+                let qkv = tensor([n, tokens, 3 * heads * head], 1, scale);
+                check!(
+                    format!("attention {n}x{tokens} {heads} heads of {head} {window:?} at {scale}"),
+                    [qkv],
+                    attention(qkv.clone(), heads, window),
+                    attention_reference(qkv.clone(), heads, window),
+                    1e-4
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn gated_conv_matches_reference() {
+    for (n, tokens, width, taps) in [(1, 1, 1, 4), (2, 3, 5, 4), (2, 49, 16, 4), (3, 10, 7, 1)] {
+        let x = tensor([n, tokens, 3 * width], 1, 1.0);
+        let f = tensor([3 * width, taps], 2, 1.0);
+        let b = tensor([3 * width], 3, 1.0);
+        check!(
+            format!("gated conv {n}x{tokens}x{width} with {taps} taps"),
+            [x, f, b],
+            gated_conv(x.clone(), f.clone(), b.clone()),
+            gated_conv_reference(x.clone(), f.clone(), b.clone()),
+            1e-5
+        );
+    }
+}

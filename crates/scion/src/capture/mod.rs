@@ -1,0 +1,110 @@
+//! Operator inputs and outputs of the teacher, at noised images with their own timesteps and labels.
+//!
+//! The published extractor feeds clean latents and swaps timesteps with labels; here the teacher sees
+//! exactly what it sees in training.
+
+mod cache;
+
+use std::collections::BTreeMap;
+
+use burn::Tensor;
+use burn::tensor::{Device, TensorData};
+use rayon::prelude::*;
+
+pub use cache::{Cache, CacheWriter};
+
+use crate::diffusion::{NoiseStream, Purpose, Schedule, q_sample};
+use crate::error::Result;
+use crate::model::{Dit, DitConfig};
+use crate::operator::Slot;
+
+/// A place in the model.
+pub type Site = (usize, Slot);
+
+/// One operator's input and output for a batch, each [N, T, D] row-major.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Activations {
+    /// After modulation, before the operator.
+    pub input: Vec<f32>,
+    /// After the operator, before the gate.
+    pub output: Vec<f32>,
+}
+
+/// Images with noise at random timesteps, as the model sees them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NoisedBatch {
+    /// [N, C, H, W]
+    pub x_t: Vec<f32>,
+    /// The noise in it, [N, C, H, W].
+    pub noise: Vec<f32>,
+    /// Timesteps, from 0.
+    pub t: Vec<usize>,
+    /// Labels, some replaced by the null class.
+    pub labels: Vec<usize>,
+}
+
+/// Adds noise to images in [-1, 1].
+///
+/// What image `i` gets depends on `seed` and `first + i` alone. With a chance of `label_dropout`, a label
+/// becomes the null class.
+///
+/// # Errors
+/// When the numbers of images, labels and pixels do not fit one another.
+pub fn add_noise(
+    sizes: &DitConfig,
+    schedule: &Schedule,
+    images: &[f32],
+    labels: &[usize],
+    label_dropout: f64,
+    seed: u64,
+    first: u64,
+) -> Result<NoisedBatch> {
+    let mut noise = vec![0f32; images.len()];
+    let drawn: Vec<(usize, usize)> = noise
+        .par_chunks_mut(sizes.image_len())
+        .zip(labels)
+        .enumerate()
+        .map(|(i, (noise, &label))| {
+            let mut stream = NoiseStream::with_purpose(seed, first + i as u64, Purpose::Training);
+            let t = stream.uniform_below(schedule.len());
+            let dropped = stream.uniform() < label_dropout && sizes.null_class;
+            stream.fill_normal(noise);
+            (t, if dropped { sizes.num_classes } else { label })
+        })
+        .collect();
+    let (t, labels): (Vec<usize>, Vec<usize>) = drawn.into_iter().unzip();
+    let x_t = q_sample(schedule, images, &noise, &t)?;
+    Ok(NoisedBatch { x_t, noise, t, labels })
+}
+
+impl NoisedBatch {
+    /// The noised images as a tensor [N, C, H, W].
+    pub fn tensor(&self, sizes: &DitConfig, device: &Device) -> Tensor<4> {
+        let shape = [self.t.len(), sizes.in_channels, sizes.input_size, sizes.input_size];
+        Tensor::from_data(TensorData::new(self.x_t.clone(), shape), device)
+    }
+
+    /// The timesteps as the model takes them.
+    pub fn times(&self) -> Vec<f32> {
+        self.t.iter().map(|&t| t as f32).collect()
+    }
+}
+
+/// Runs the teacher once and returns the activations at the given sites.
+pub fn capture(
+    teacher: &Dit,
+    sizes: &DitConfig,
+    batch: &NoisedBatch,
+    sites: &[Site],
+) -> BTreeMap<Site, Activations> {
+    let mut found = BTreeMap::new();
+    let x = batch.tensor(sizes, &teacher.device());
+    teacher.forward_tapped(x, &batch.times(), &batch.labels, &mut |block, slot, input, output| {
+        if sites.contains(&(block, slot)) {
+            let values =
+                |t: &Tensor<3>| t.clone().into_data().try_into_vec().expect("the model computes in f32");
+            found.insert((block, slot), Activations { input: values(input), output: values(output) });
+        }
+    });
+    found
+}

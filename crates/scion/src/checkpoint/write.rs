@@ -1,0 +1,242 @@
+//! Writers: safetensors in the original layout and in Scion's own one-file format.
+//!
+//! Tensors are asked for one at a time, so writing needs memory for the largest one only. A file appears under its
+//! name whole or not at all.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use half::{bf16, f16};
+
+use super::{FORMAT_KEY, FORMAT_VERSION, MODEL_KEY, write_pytorch};
+use crate::error::{Error, Result};
+
+/// The element type that a writer stores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    F32,
+    F16,
+    BF16,
+}
+
+impl Precision {
+    /// Bytes of one element.
+    pub fn size(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::BF16 => 2,
+        }
+    }
+
+    /// Replaces `out` by the values' little-endian bytes. The error is a finite value that f16 or bf16 would make
+    /// infinite.
+    fn encode(self, values: &[f32], out: &mut Vec<u8>) -> Result<(), f32> {
+        let overflow = match self {
+            Self::F32 => {
+                fill(values, out, f32::to_le_bytes);
+                None
+            }
+            Self::F16 => {
+                fill(values, out, |value| f16::from_f32(value).to_le_bytes());
+                values.iter().find(|value| value.is_finite() && !f16::from_f32(**value).is_finite())
+            }
+            Self::BF16 => {
+                fill(values, out, |value| bf16::from_f32(value).to_le_bytes());
+                values.iter().find(|value| value.is_finite() && !bf16::from_f32(**value).is_finite())
+            }
+        };
+        overflow.map_or(Ok(()), |&value| Err(value))
+    }
+}
+
+fn fill<const N: usize>(values: &[f32], out: &mut Vec<u8>, bytes: impl Fn(f32) -> [u8; N]) {
+    out.resize(values.len() * N, 0);
+    let (slots, _) = out.as_chunks_mut::<N>();
+    slots.iter_mut().zip(values).for_each(|(slot, &value)| *slot = bytes(value));
+}
+
+type Read<'a> = Box<dyn Fn() -> Result<Vec<f32>> + 'a>;
+
+/// A named tensor that a writer asks for when it needs it, perhaps more than once.
+pub struct TensorSource<'a> {
+    /// Name in the original layout.
+    pub name: String,
+    /// Row-major shape.
+    pub shape: Vec<usize>,
+    read: Read<'a>,
+}
+
+impl<'a> TensorSource<'a> {
+    /// A tensor whose elements, in row-major order, `read` returns.
+    pub fn new(name: String, shape: Vec<usize>, read: impl Fn() -> Result<Vec<f32>> + 'a) -> Self {
+        Self { name, shape, read: Box::new(read) }
+    }
+
+    /// The number of elements.
+    pub fn numel(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// The elements, as many as the shape says.
+    pub(super) fn read(&self, path: &Path) -> Result<Vec<f32>> {
+        let values = (self.read)()?;
+        if values.len() != self.numel() {
+            let detail = format!(
+                "tensor `{}` of shape {:?} came with {} elements",
+                self.name,
+                self.shape,
+                values.len()
+            );
+            return Err(Error::Tensors { path: path.into(), detail });
+        }
+        Ok(values)
+    }
+
+    /// Writes the elements as little-endian bytes, in pieces that need little memory beside the tensor.
+    pub(super) fn write(&self, path: &Path, precision: Precision, out: &mut impl Write) -> Result<()> {
+        let mut bytes = Vec::new();
+        for values in self.read(path)?.chunks(1 << 18) {
+            precision.encode(values, &mut bytes).map_err(|value| {
+                let detail =
+                    format!("tensor `{}` holds {value}, beyond the range of {precision:?}", self.name);
+                Error::Tensors { path: path.into(), detail }
+            })?;
+            out.write_all(&bytes).map_err(|e| Error::io("write", path, e))?;
+        }
+        Ok(())
+    }
+}
+
+/// Refuses to overwrite: an error when something exists at `path`.
+///
+/// # Errors
+/// [`Error::Exists`], naming the path.
+pub fn ensure_absent(path: &Path) -> Result<()> {
+    match path.symlink_metadata() {
+        Ok(_) => Err(Error::Exists {
+            path: path.into(),
+            detail: "exists already; remove it or choose another name".into(),
+        }),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Writes the original layout: safetensors, or a `torch.save` file when the name ends in `.pt` or `.pth`.
+///
+/// # Errors
+/// A failed read or write, two tensors of one name, or a value that the precision cannot hold.
+pub fn write_dit(path: &Path, tensors: &[TensorSource], precision: Precision) -> Result<()> {
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("pt" | "pth") => write_pytorch(path, tensors, precision),
+        _ => write_safetensors(path, tensors, precision, &BTreeMap::from([("format".into(), "pt".into())])),
+    }
+}
+
+/// Writes Scion's one-file format; `model_json` describes the architecture and goes into the header unread.
+///
+/// # Errors
+/// As [`write_dit`].
+pub fn write_scion(
+    path: &Path,
+    tensors: &[TensorSource],
+    model_json: &str,
+    precision: Precision,
+) -> Result<()> {
+    let pairs = [(FORMAT_KEY.into(), FORMAT_VERSION.into()), (MODEL_KEY.into(), model_json.into())];
+    write_safetensors(path, tensors, precision, &BTreeMap::from(pairs))
+}
+
+/// Writes a safetensors file, tensors in the order given, with string metadata in its header.
+///
+/// # Errors
+/// As [`write_dit`].
+pub fn write_safetensors(
+    path: &Path,
+    tensors: &[TensorSource],
+    precision: Precision,
+    metadata: &BTreeMap<String, String>,
+) -> Result<()> {
+    ensure_distinct(path, tensors)?;
+    let header = header(tensors, precision, metadata);
+    write_atomic(path, |file| {
+        let write_error = |e| Error::io("write", path, e);
+        file.write_all(&(header.len() as u64).to_le_bytes()).map_err(write_error)?;
+        file.write_all(&header).map_err(write_error)?;
+        tensors.iter().try_for_each(|tensor| tensor.write(path, precision, file))
+    })
+}
+
+fn header(tensors: &[TensorSource], precision: Precision, metadata: &BTreeMap<String, String>) -> Vec<u8> {
+    let dtype = match precision {
+        Precision::F32 => "F32",
+        Precision::F16 => "F16",
+        Precision::BF16 => "BF16",
+    };
+    let mut header = serde_json::Map::new();
+    if !metadata.is_empty() {
+        header.insert("__metadata__".into(), serde_json::json!(metadata));
+    }
+    let mut start = 0;
+    for tensor in tensors {
+        let end = start + tensor.numel() * precision.size();
+        let entry =
+            serde_json::json!({ "dtype": dtype, "shape": tensor.shape, "data_offsets": [start, end] });
+        header.insert(tensor.name.clone(), entry);
+        start = end;
+    }
+    let mut bytes = serde_json::Value::Object(header).to_string().into_bytes();
+    bytes.resize(bytes.len().next_multiple_of(8), b' '); // the data must start aligned
+    bytes
+}
+
+/// Two tensors of one name would leave a file that cannot be read back.
+pub(super) fn ensure_distinct(path: &Path, tensors: &[TensorSource]) -> Result<()> {
+    let mut seen = BTreeSet::new();
+    match tensors.iter().find(|tensor| tensor.name == "__metadata__" || !seen.insert(&tensor.name)) {
+        Some(tensor) => {
+            let detail = format!("tensor name `{}` is used twice or reserved", tensor.name);
+            Err(Error::Tensors { path: path.into(), detail })
+        }
+        None => Ok(()),
+    }
+}
+
+/// Writes a file under a temporary name in the same folder, syncs it, and renames it to `path`: a kill at any instant
+/// leaves the old file or the new one. A failure removes the temporary file.
+pub(super) fn write_atomic(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
+    let name = path
+        .file_name()
+        .ok_or_else(|| Error::invalid(path, "is not a file name; expected where to write"))?;
+    let temporary =
+        Temporary(path.with_file_name(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id())));
+    let file = File::create(&temporary.0).map_err(|e| Error::io("create", path, e))?;
+    let mut writer = BufWriter::with_capacity(1 << 20, file);
+    fill(&mut writer)?;
+    let file = writer.into_inner().map_err(|e| Error::io("write", path, e.into_error()))?;
+    file.sync_all().map_err(|e| Error::io("sync", path, e))?;
+    drop(file);
+    std::fs::rename(&temporary.0, path).map_err(|e| Error::io("rename the finished file to", path, e))?;
+    sync_folder(path)
+}
+
+/// Makes the rename itself durable; only Unix lets a folder be synced.
+fn sync_folder(path: &Path) -> Result<()> {
+    if cfg!(unix) {
+        let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(parent)
+            .and_then(|folder| folder.sync_all())
+            .map_err(|e| Error::io("sync the folder of", path, e))?;
+    }
+    Ok(())
+}
+
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // After the rename there is nothing to remove; after a failure nothing more can be done about it.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}

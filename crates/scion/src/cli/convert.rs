@@ -1,0 +1,81 @@
+use std::io::Write;
+use std::path::PathBuf;
+
+use burn::tensor::Device;
+use clap::{Args, ValueEnum};
+
+use super::inspect::with_checkpoint;
+use crate::checkpoint::{DitShape, Precision, ensure_absent, write_diffusers, write_dit};
+use crate::error::{Error, Result};
+use crate::model::{architecture_of, load, save_scion_as, tensor_sources};
+
+#[derive(Args)]
+pub struct ConvertArguments {
+    /// A file, a folder, hf://ORG/REPO/FILE, or "embedded"
+    input: String,
+    /// The new file, or folder for diffusers
+    output: PathBuf,
+    /// The layout to write; in the original one, a name ending in .pt gives a PyTorch file
+    #[arg(long, value_enum)]
+    layout: LayoutChoice,
+    /// Element type to write
+    #[arg(long, value_enum, default_value_t = Dtype::F32)]
+    dtype: Dtype,
+    /// Attention heads, where neither the file nor its width tells
+    #[arg(long)]
+    heads: Option<usize>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LayoutChoice {
+    /// The original DiT code's
+    Dit,
+    /// A folder as diffusers writes it
+    Diffusers,
+    /// Scion's one file, with the architecture in its header
+    Scion,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Dtype {
+    F32,
+    F16,
+    Bf16,
+}
+
+pub fn convert(arguments: &ConvertArguments) -> Result<()> {
+    ensure_absent(&arguments.output)?;
+    let precision = match arguments.dtype {
+        Dtype::F32 => Precision::F32,
+        Dtype::F16 => Precision::F16,
+        Dtype::Bf16 => Precision::BF16,
+    };
+    with_checkpoint(&arguments.input, |file| {
+        let architecture = architecture_of(file, arguments.heads)?;
+        let grafted = !architecture.grafts.is_empty();
+        if grafted && arguments.layout == LayoutChoice::Diffusers {
+            return Err(Error::Usage(
+                "diffusers has no layout for grafted models; use --layout scion or dit".into(),
+            ));
+        }
+        if grafted && arguments.layout == LayoutChoice::Dit {
+            tracing::warn!(
+                "the original layout has no place for the architecture: keep the recipe of these grafts"
+            );
+        }
+        let model = load(file, &architecture, &Device::flex())?;
+        let output = &arguments.output;
+        match arguments.layout {
+            LayoutChoice::Scion => save_scion_as(&model, &architecture, precision, output)?,
+            LayoutChoice::Dit => {
+                write_dit(output, &tensor_sources(&model, architecture.dit.patch), precision)?
+            }
+            LayoutChoice::Diffusers => {
+                let shape = DitShape { heads: Some(architecture.dit.heads), ..file.infer_dit()? };
+                write_diffusers(output, &tensor_sources(&model, architecture.dit.patch), &shape, precision)?;
+            }
+        }
+        say!("wrote {}", output.display());
+        Ok(())
+    })
+}

@@ -1,0 +1,87 @@
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use clap::Args;
+
+use super::Common;
+use crate::data::samples::read_samples;
+use crate::error::{Error, Result};
+use crate::metrics::npz::Npz;
+use crate::metrics::{
+    Features, JackknifeOptions, KidOptions, Reference, frechet_with_error, kernel_distance,
+};
+use crate::run::{FEATURE_SPACE, Judge};
+
+#[derive(Args)]
+pub struct EvaluateArguments {
+    /// A sample file (.npz with arr_0), or a feature file (.npz or .safetensors with features [N,D])
+    samples: PathBuf,
+    /// Features to compare with; for images, the embedded real test images by default
+    #[arg(long)]
+    reference: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn evaluate(arguments: &EvaluateArguments, common: &Common) -> Result<()> {
+    let seed = common.seed.unwrap_or(0);
+    if let Some(reference) = &arguments.reference {
+        return features(arguments, &Features::read(reference)?, seed);
+    }
+    if holds_features(&arguments.samples)? {
+        return Err(Error::Usage(format!(
+            "{} holds features; give --reference",
+            arguments.samples.display()
+        )));
+    }
+    let set = read_samples(&arguments.samples)?;
+    let shape = set.shape();
+    if (shape.channels, shape.height, shape.width) != (1, 28, 28) {
+        return Err(Error::Usage(format!(
+            "{} holds images of {shape}; the embedded classifier judges 1×28×28 ones, for others give feature files",
+            arguments.samples.display()
+        )));
+    }
+    let scores =
+        Judge::new(&Device::flex(), seed)?.score(set.as_bytes().unwrap_or_default(), set.labels())?;
+    if arguments.json {
+        say!("{}", serde_json::to_string(&scores).expect("scores are plain data"));
+        return Ok(());
+    }
+    say!("feature space: {FEATURE_SPACE}");
+    say!("images:        {}", scores.samples);
+    print_estimate("Fréchet", scores.frechet.value, scores.frechet.stderr.unwrap_or(f64::NAN))?;
+    print_estimate("KID", scores.kid.value, scores.kid.stderr.unwrap_or(f64::NAN))?;
+    let [low, high] = scores.accuracy_interval;
+    say!("accuracy:      {:.4} (95%: {low:.4} to {high:.4})", scores.accuracy);
+    Ok(())
+}
+
+fn holds_features(path: &Path) -> Result<bool> {
+    if path.extension().is_some_and(|e| e == "safetensors") {
+        return Ok(true);
+    }
+    Ok(Npz::open(path)?.names().iter().any(|name| name == "features"))
+}
+
+fn features(arguments: &EvaluateArguments, reference: &Features, seed: u64) -> Result<()> {
+    let samples = Features::read(&arguments.samples)?;
+    let jackknife = JackknifeOptions { seed, ..JackknifeOptions::default() };
+    let frechet = frechet_with_error(&samples, Reference::Features(reference), &jackknife)?;
+    let kid = kernel_distance(&samples, reference, &KidOptions { seed, ..KidOptions::default() })?;
+    if arguments.json {
+        say!("{}", serde_json::json!({"samples": samples.len(), "frechet": frechet, "kid": kid.estimate()}));
+        return Ok(());
+    }
+    say!("features:      {} of {} dimensions", samples.len(), samples.dim());
+    print_estimate("Fréchet", frechet.value, frechet.stderr)?;
+    print_estimate("KID", kid.value, kid.stderr)?;
+    Ok(())
+}
+
+fn print_estimate(name: &str, value: f64, stderr: f64) -> Result<()> {
+    say!("{:<14} {value:.5} ± {stderr:.5}", format!("{name}:"));
+    Ok(())
+}

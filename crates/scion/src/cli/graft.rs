@@ -1,0 +1,95 @@
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::{Common, plan, set_precision};
+use crate::config::Recipe;
+use crate::error::Result;
+use crate::run::{self, Outcome, Until};
+
+/// The recipe of `scion quickstart`.
+const QUICKSTART: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../recipes/quickstart.toml"));
+
+#[derive(Args)]
+pub struct QuickstartArguments {
+    /// The run's folder
+    #[arg(long, default_value = "scion-quickstart")]
+    out: PathBuf,
+    /// Print the recipe and the plan, compute nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Args)]
+pub struct RunArguments {
+    /// The recipe
+    recipe: PathBuf,
+    /// The run's folder; runs/NAME of the recipe by default
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Print the recipe and the plan, compute nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Leave out images that cannot be read instead of stopping
+    #[arg(long)]
+    skip_broken: bool,
+}
+
+impl RunArguments {
+    fn read(&self, common: &Common) -> Result<(Recipe, PathBuf)> {
+        let mut recipe = Recipe::read(&self.recipe)?;
+        recipe.seed = common.seed.unwrap_or(recipe.seed);
+        recipe.data.skip_broken |= self.skip_broken;
+        let stem = self.recipe.file_stem().unwrap_or_default();
+        let out = self.out.clone().unwrap_or_else(|| Path::new("runs").join(stem));
+        Ok((recipe, out))
+    }
+}
+
+pub fn quickstart(arguments: &QuickstartArguments, common: &Common) -> Result<()> {
+    let mut recipe = Recipe::parse(QUICKSTART, Path::new("quickstart.toml"))?;
+    recipe.seed = common.seed.unwrap_or(recipe.seed);
+    if arguments.dry_run {
+        return dry_run(&recipe);
+    }
+    let command = format!("scion quickstart --seed {}", recipe.seed);
+    start(&recipe, &arguments.out, Until::Report, &command, common)
+}
+
+pub fn run(arguments: &RunArguments, common: &Common, until: Until) -> Result<()> {
+    let (recipe, out) = arguments.read(common)?;
+    if arguments.dry_run {
+        return dry_run(&recipe);
+    }
+    let command = format!("scion run {} --seed {}", arguments.recipe.display(), recipe.seed);
+    start(&recipe, &out, until, &command, common)
+}
+
+pub fn pretrain(arguments: &RunArguments, common: &Common) -> Result<()> {
+    let (recipe, out) = arguments.read(common)?;
+    if arguments.dry_run {
+        say!("{}", recipe.to_toml().trim_end());
+        return Ok(());
+    }
+    set_precision(recipe.precision);
+    tell(&run::pretrain(&recipe, &out, common.quiet)?)
+}
+
+fn start(recipe: &Recipe, out: &Path, until: Until, command: &str, common: &Common) -> Result<()> {
+    set_precision(recipe.precision);
+    tell(&run::run(recipe, out, until, command, common.quiet)?)
+}
+
+fn tell(outcome: &Outcome) -> Result<()> {
+    match outcome {
+        Outcome::Made(file) => say!("done: {}", file.display()),
+        Outcome::Already(file) => say!("nothing to do: {} was finished before", file.display()),
+    }
+    Ok(())
+}
+
+fn dry_run(recipe: &Recipe) -> Result<()> {
+    say!("{}", recipe.to_toml());
+    plan::print(recipe)
+}

@@ -1,0 +1,74 @@
+use std::io::Write;
+use std::path::Path;
+
+use clap::Args;
+
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::model::{Architecture, architecture_of};
+use crate::run::open_checkpoint;
+
+#[derive(Args)]
+pub struct InspectArguments {
+    /// A file, a folder, hf://ORG/REPO/FILE, or "embedded"
+    model: String,
+    /// List every tensor
+    #[arg(long)]
+    tensors: bool,
+    /// Attention heads, where neither the file nor its width tells
+    #[arg(long)]
+    heads: Option<usize>,
+}
+
+/// Opens a checkpoint for as long as `use_it` runs; the embedded one is unpacked to a temporary folder.
+pub fn with_checkpoint<T>(name: &str, use_it: impl FnOnce(&Checkpoint) -> Result<T>) -> Result<T> {
+    let folder = tempfile::tempdir().map_err(|e| Error::io("create a folder in", std::env::temp_dir(), e))?;
+    use_it(&open_checkpoint(name, &folder.path().join("teacher.safetensors"))?)
+}
+
+pub fn inspect(arguments: &InspectArguments) -> Result<()> {
+    with_checkpoint(&arguments.model, |file| {
+        say!("file:       {}", Path::new(&arguments.model).display());
+        say!("layout:     {:?}", file.layout());
+        say!("source:     {:?}", file.source().format);
+        let count: usize = file.names().filter_map(|n| file.entry(n)).map(|e| e.numel()).sum();
+        say!("tensors:    {} with {count} elements", file.names().count());
+        match architecture_of(file, arguments.heads) {
+            Ok(architecture) => describe(&architecture)?,
+            Err(error) => say!("model:      not recognised ({error})"),
+        }
+        if arguments.tensors {
+            for name in file.names() {
+                let entry = file.entry(name).expect("listed names have entries");
+                say!("  {name}  {:?} {:?}", entry.dtype, entry.shape);
+            }
+        }
+        Ok(())
+    })
+}
+
+fn describe(architecture: &Architecture) -> Result<()> {
+    let dit = &architecture.dit;
+    say!(
+        "model:      DiT, width {}, {} blocks, {} heads, MLP ×{}, patch {} of {}×{}×{} ({} tokens), {} classes",
+        dit.hidden,
+        dit.depth,
+        dit.heads,
+        dit.mlp_ratio,
+        dit.patch,
+        dit.in_channels,
+        dit.input_size,
+        dit.input_size,
+        dit.tokens(),
+        dit.num_classes
+    );
+    say!("parameters: {} (position table not counted)", architecture.parameters());
+    say!("FLOPs:      {} an image", architecture.flops());
+    if architecture.grafts.is_empty() {
+        say!("grafts:     none");
+    }
+    for graft in &architecture.grafts {
+        say!("graft:      block {} {}: {}", graft.block, graft.slot.name(), graft.operator.name());
+    }
+    Ok(())
+}

@@ -1,0 +1,191 @@
+//! The command line: parses, calls one function a command, prints.
+
+/// `println!` whose failure is an error of the calling function instead of a panic.
+macro_rules! say {
+    ($($text:tt)*) => { $crate::cli::written(writeln!(std::io::stdout(), $($text)*))? };
+}
+
+mod convert;
+mod evaluate;
+mod forward;
+mod graft;
+mod inspect;
+mod plan;
+mod sample;
+
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::config::PrecisionConfig;
+use crate::error::{Error, Result};
+
+/// Grafts pretrained diffusion transformers: replaces operators, repairs the model, samples, measures, compares.
+#[derive(Parser)]
+#[command(name = "scion", version, propagate_version = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Options of every command.
+#[derive(Args, Clone)]
+struct Common {
+    /// Where to compute
+    #[arg(long, value_enum, default_value_t = DeviceChoice::Cpu, global = true)]
+    device: DeviceChoice,
+    /// Seed of everything that is drawn; overrides the recipe's
+    #[arg(long, global = true)]
+    seed: Option<u64>,
+    /// Threads to compute with; all cores by default
+    #[arg(long, global = true)]
+    threads: Option<usize>,
+    /// No progress
+    #[arg(long, short, global = true)]
+    quiet: bool,
+}
+
+/// Devices that this build can compute on.
+#[derive(Clone, Copy, ValueEnum)]
+enum DeviceChoice {
+    Cpu,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The main job on the embedded model and data, to a report
+    #[command(after_help = "Examples:\n  scion quickstart\n  scion quickstart --out my-run --dry-run")]
+    Quickstart(graft::QuickstartArguments),
+    /// Every stage of a recipe; goes on where it stopped
+    #[command(
+        after_help = "Examples:\n  scion run recipes/quickstart.toml --out runs/first\n  scion run my.toml --dry-run"
+    )]
+    Run(graft::RunArguments),
+    /// What a recipe would change: blocks, parameters, FLOPs
+    #[command(after_help = "Examples:\n  scion plan recipes/quickstart.toml\n  scion plan xl2.toml --json")]
+    Plan(plan::PlanArguments),
+    /// What a checkpoint holds: its layout, sizes and grafts
+    #[command(
+        after_help = "Examples:\n  scion inspect DiT-XL-2-256x256.pt\n  scion inspect embedded --tensors"
+    )]
+    Inspect(inspect::InspectArguments),
+    /// Writes a checkpoint in another layout
+    #[command(
+        after_help = "Examples:\n  scion convert DiT-XL-2-256x256.pt xl2.safetensors --layout scion --dtype bf16\n  scion convert stage2.safetensors out-folder --layout diffusers"
+    )]
+    Convert(convert::ConvertArguments),
+    /// Runs a model once on given inputs, for comparing with other implementations
+    #[command(
+        after_help = "Examples:\n  scion forward model.pt --inputs in.safetensors --output out.safetensors\n\nThe inputs hold x [N,C,H,W] f32, t [N] i64 or f32, and y [N] i64; the output holds out [N,C_out,H,W] f32."
+    )]
+    Forward(forward::ForwardArguments),
+    /// Trains a model from nothing, as the recipe's [pretrain] says
+    #[command(after_help = "Example:\n  scion pretrain recipes/teacher.toml --out runs/teacher")]
+    Pretrain(graft::RunArguments),
+    /// A recipe up to stage 1: new operators regressed on the old ones
+    #[command(after_help = "Example:\n  scion distill recipes/quickstart.toml --out runs/first")]
+    Distill(graft::RunArguments),
+    /// A recipe up to stage 2: the grafted model finetuned
+    #[command(after_help = "Example:\n  scion finetune recipes/quickstart.toml --out runs/first")]
+    Finetune(graft::RunArguments),
+    /// Draws images from a model
+    #[command(
+        after_help = "Examples:\n  scion sample embedded --count 50 --out grid.png\n  scion sample stage2.safetensors --class 7 --count 100 --out sneakers\n  scion sample stage2.safetensors --count 10000 --cfg 1.5 --out samples.npz"
+    )]
+    Sample(sample::SampleArguments),
+    /// Scores images against a reference
+    #[command(
+        after_help = "Examples:\n  scion evaluate samples.npz\n  scion evaluate a-features.npz --reference b-features.npz"
+    )]
+    Evaluate(evaluate::EvaluateArguments),
+    /// Makes the HTML report of a run folder anew
+    #[command(after_help = "Example:\n  scion report runs/first")]
+    Report {
+        /// The run's folder
+        run: PathBuf,
+    },
+    /// Prints a completion script for a shell
+    #[command(
+        after_help = "Example:\n  scion completions bash > ~/.local/share/bash-completion/completions/scion"
+    )]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// Parses the process's arguments, runs the command, and returns its exit code.
+pub fn main() -> ExitCode {
+    scion_kernels::keep_freed_memory();
+    let Arguments { command, common } = Arguments::parse();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .without_time()
+        .with_target(false)
+        .with_max_level(if common.quiet { tracing::Level::ERROR } else { tracing::Level::WARN })
+        .init();
+    match set_threads(&common).and_then(|()| execute(command, &common)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            let usage = matches!(error, Error::Recipe { .. } | Error::Usage(_) | Error::Plan(_));
+            ExitCode::from(if usage { 2 } else { 1 })
+        }
+    }
+}
+
+fn execute(command: Command, common: &Common) -> Result<()> {
+    match command {
+        Command::Quickstart(arguments) => graft::quickstart(&arguments, common),
+        Command::Run(arguments) => graft::run(&arguments, common, crate::run::Until::Report),
+        Command::Distill(arguments) => graft::run(&arguments, common, crate::run::Until::Distill),
+        Command::Finetune(arguments) => graft::run(&arguments, common, crate::run::Until::Finetune),
+        Command::Pretrain(arguments) => graft::pretrain(&arguments, common),
+        Command::Plan(arguments) => plan::plan(&arguments),
+        Command::Inspect(arguments) => inspect::inspect(&arguments),
+        Command::Convert(arguments) => convert::convert(&arguments),
+        Command::Forward(arguments) => forward::forward(&arguments),
+        Command::Sample(arguments) => sample::sample(&arguments, common),
+        Command::Evaluate(arguments) => evaluate::evaluate(&arguments, common),
+        Command::Report { run } => {
+            say!("{}", crate::report::from_run_dir(&run)?.display());
+            Ok(())
+        }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "scion", &mut script);
+            written(std::io::stdout().write_all(&script))
+        }
+    }
+}
+
+/// What became of a write to standard output. A reader that has gone, as `head` does, is no error.
+fn written(outcome: std::io::Result<()>) -> Result<()> {
+    match outcome {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::io("write to", "standard output", e)),
+        _ => Ok(()),
+    }
+}
+
+fn set_threads(common: &Common) -> Result<()> {
+    let DeviceChoice::Cpu = common.device;
+    let Some(threads) = common.threads else { return Ok(()) };
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global()
+        .map_err(|e| Error::Usage(format!("--threads {threads}: {e}")))
+}
+
+/// Chooses the operand precision of all products.
+fn set_precision(precision: PrecisionConfig) {
+    scion_kernels::set_precision(match precision {
+        PrecisionConfig::Bf16 => scion_kernels::Precision::Bf16,
+        PrecisionConfig::F32 => scion_kernels::Precision::F32,
+    });
+}

@@ -1,0 +1,185 @@
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use clap::{Args, ValueEnum};
+
+use super::inspect::with_checkpoint;
+use super::{Common, set_precision};
+use crate::checkpoint::ensure_absent;
+use crate::config::{PrecisionConfig, SampleConfig, SamplerConfig};
+use crate::data::image_io::{GridOptions, grid, save_folder, save_png};
+use crate::data::samples::write_samples;
+use crate::data::{ImageShape, from_unit};
+use crate::diffusion::GuidanceChannels;
+use crate::error::{Error, Result};
+use crate::model::{DitConfig, architecture_of, load};
+use crate::run::{Progress, sample_images};
+
+#[derive(Args)]
+pub struct SampleArguments {
+    /// A file, a folder, hf://ORG/REPO/FILE, or "embedded"
+    model: String,
+    /// A grid (.png), an array file (.npz), or a folder of images
+    #[arg(long)]
+    out: PathBuf,
+    /// Number of images
+    #[arg(long, default_value_t = 50)]
+    count: usize,
+    /// Draw this class only
+    #[arg(long, conflicts_with = "classes")]
+    class: Option<usize>,
+    /// Draw these classes in turn; all by default
+    #[arg(long, value_delimiter = ',')]
+    classes: Vec<usize>,
+    /// Scale of classifier-free guidance; 1 is none
+    #[arg(long, default_value_t = 1.5)]
+    cfg: f64,
+    /// Guide all noise channels instead of the first three
+    #[arg(long)]
+    cfg_all: bool,
+    /// Model calls an image
+    #[arg(long, default_value_t = 25)]
+    steps: usize,
+    /// How noise is removed
+    #[arg(long, value_enum, default_value_t = SamplerChoice::Ddim)]
+    sampler: SamplerChoice,
+    /// Images a batch; never changes an image
+    #[arg(long, default_value_t = 64)]
+    batch: usize,
+    /// Operand precision of products
+    #[arg(long, value_enum, default_value_t = PrecisionChoice::F32)]
+    precision: PrecisionChoice,
+    /// Attention heads, where neither the file nor its width tells
+    #[arg(long)]
+    heads: Option<usize>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum SamplerChoice {
+    Ddpm,
+    Ddim,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum PrecisionChoice {
+    F32,
+    Bf16,
+}
+
+/// Images drawn between two writes of a folder, so that an interrupted run goes on where it stopped.
+const CHUNK: usize = 256;
+
+pub fn sample(arguments: &SampleArguments, common: &Common) -> Result<()> {
+    let form = arguments.out.extension().and_then(|e| e.to_str()).map(str::to_lowercase);
+    check(arguments, form.as_deref())?;
+    set_precision(match arguments.precision {
+        PrecisionChoice::F32 => PrecisionConfig::F32,
+        PrecisionChoice::Bf16 => PrecisionConfig::Bf16,
+    });
+    with_checkpoint(&arguments.model, |file| {
+        let architecture = architecture_of(file, arguments.heads)?;
+        let sizes = &architecture.dit;
+        let labels = labels(arguments, sizes)?;
+        let shape =
+            ImageShape { channels: sizes.in_channels, height: sizes.input_size, width: sizes.input_size };
+        if ![1, 3].contains(&shape.channels) {
+            return Err(Error::Usage(format!(
+                "this model makes latents of {} channels; writing pictures needs 1 or 3",
+                shape.channels
+            )));
+        }
+        let model = load(file, &architecture, &Device::flex())?;
+        let done = if form.is_none() { already_there(&arguments.out, labels.len()) } else { 0 };
+        let mut progress = Progress::new("sample", labels.len() as u64, done as u64, common.quiet);
+        let mut pixels = Vec::new();
+        for start in (done..labels.len()).step_by(CHUNK) {
+            let part = &labels[start..labels.len().min(start + CHUNK)];
+            let mut drawn = start as u64;
+            let images = sample_images(
+                &model,
+                sizes,
+                &config(arguments),
+                common.seed.unwrap_or(0),
+                part,
+                start as u64,
+                |count| {
+                    drawn += count as u64;
+                    progress.set(drawn, "");
+                },
+            )?;
+            let bytes = from_unit(&images);
+            if form.is_none() {
+                save_folder(&arguments.out, &bytes, shape, start)?;
+            } else {
+                pixels.extend(bytes);
+            }
+        }
+        match form.as_deref() {
+            Some("png") => {
+                let columns = labels.len().min(10);
+                save_png(
+                    &arguments.out,
+                    &grid(&pixels, shape, &GridOptions { scale: 2, ..GridOptions::new(columns) })?,
+                )
+            }
+            Some(_) => write_samples(&arguments.out, &pixels, shape, Some(&labels)),
+            None => Ok(()),
+        }
+    })
+}
+
+/// Refuses before any work what would fail after it.
+fn check(arguments: &SampleArguments, form: Option<&str>) -> Result<()> {
+    if let Some(other) = form.filter(|form| !["png", "npz"].contains(form)) {
+        return Err(Error::Usage(format!("--out ends in .{other}; expected .png, .npz or a folder")));
+    }
+    if arguments.count == 0 || arguments.steps == 0 || !arguments.cfg.is_finite() {
+        return Err(Error::Usage(format!(
+            "--count {}, --steps {} and --cfg {}: expected at least one image, one step and a finite scale",
+            arguments.count, arguments.steps, arguments.cfg
+        )));
+    }
+    if form.is_none() {
+        return Ok(());
+    }
+    let folder = arguments.out.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        return Err(Error::invalid(&arguments.out, "cannot be written: its folder does not exist"));
+    }
+    ensure_absent(&arguments.out)
+}
+
+fn config(arguments: &SampleArguments) -> SampleConfig {
+    SampleConfig {
+        sampler: match arguments.sampler {
+            SamplerChoice::Ddpm => SamplerConfig::Ddpm,
+            SamplerChoice::Ddim => SamplerConfig::Ddim,
+        },
+        steps: arguments.steps,
+        cfg: arguments.cfg,
+        guidance: if arguments.cfg_all { GuidanceChannels::All } else { GuidanceChannels::FirstThree },
+        count: arguments.count,
+        batch: arguments.batch.max(1),
+    }
+}
+
+fn labels(arguments: &SampleArguments, sizes: &DitConfig) -> Result<Vec<usize>> {
+    let classes = match (arguments.class, &arguments.classes[..]) {
+        (Some(class), _) => vec![class],
+        (None, []) => (0..sizes.num_classes).collect(),
+        (None, chosen) => chosen.to_vec(),
+    };
+    if let Some(far) = classes.iter().find(|&&c| c >= sizes.num_classes) {
+        return Err(Error::Usage(format!(
+            "class {far} does not exist: the model has classes 0 to {}",
+            sizes.num_classes - 1
+        )));
+    }
+    Ok((0..arguments.count).map(|i| classes[i % classes.len()]).collect())
+}
+
+/// How many images from the first on a folder holds already, in whole chunks.
+fn already_there(folder: &Path, count: usize) -> usize {
+    let present = (0..count).take_while(|i| folder.join(format!("{i:06}.png")).exists()).count();
+    if present == count { count } else { present / CHUNK * CHUNK }
+}

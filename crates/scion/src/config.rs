@@ -1,0 +1,319 @@
+//! Recipes: everything a run depends on, in one TOML file.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::diffusion::GuidanceChannels;
+use crate::error::{Error, Result};
+use crate::model::DitConfig;
+use crate::operator::{OperatorConfig, Slot};
+use crate::plan::BlockSelection;
+use crate::train::{DistillConfig, TrainConfig};
+
+/// A recipe. Sections that a command does not use may be left out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Recipe {
+    /// Seed of everything that is drawn.
+    #[serde(default)]
+    pub seed: u64,
+    /// Operand precision of matrix products.
+    #[serde(default)]
+    pub precision: PrecisionConfig,
+    /// The model to start from.
+    pub model: ModelConfig,
+    /// The images to train on.
+    #[serde(default)]
+    pub data: DataConfig,
+    /// Operators to replace.
+    #[serde(default, rename = "graft", skip_serializing_if = "Vec::is_empty")]
+    pub grafts: Vec<GraftConfig>,
+    /// Training from nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pretrain: Option<TrainConfig>,
+    /// Stage 1: activation distillation of each new operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distill: Option<DistillConfig>,
+    /// Stage 2: light finetuning of the whole model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finetune: Option<TrainConfig>,
+    /// How images are drawn from a model.
+    #[serde(default)]
+    pub sample: SampleConfig,
+    /// What is measured on them.
+    #[serde(default)]
+    pub evaluate: EvaluateConfig,
+}
+
+/// Operand precision of matrix products; sums, norms, softmax and the optimiser are always f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PrecisionConfig {
+    /// bf16 operands.
+    Bf16,
+    /// f32 operands.
+    #[default]
+    F32,
+}
+
+/// Where the model comes from: a checkpoint, or sizes for a fresh one.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ModelConfig {
+    /// A path, `hf://org/repo/file`, or `embedded`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<String>,
+    /// A named size, such as `dit-xl-2-256`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preset: Option<String>,
+    /// Free sizes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sizes: Option<DitConfig>,
+    /// Attention heads, where neither the file nor its width tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heads: Option<usize>,
+}
+
+/// Which images.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DataSource {
+    /// The 10% of Fashion-MNIST compiled into the program.
+    #[default]
+    Embedded,
+    /// All of Fashion-MNIST, from `path`, the system's copy, or the network.
+    FashionMnist,
+    /// A folder with one sub-folder of PNG, JPEG or WebP images a class.
+    ImageFolder,
+}
+
+/// The training images.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct DataConfig {
+    /// Which images.
+    pub source: DataSource,
+    /// The folder, for sources that have one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// Share of every class that is used.
+    #[serde(default = "one")]
+    pub fraction: f64,
+    /// Whether images that cannot be read are left out (and counted) instead of stopping the run.
+    #[serde(default)]
+    pub skip_broken: bool,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        Self { source: DataSource::Embedded, path: None, fraction: 1.0, skip_broken: false }
+    }
+}
+
+/// One `[[graft]]` entry.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct GraftConfig {
+    /// The slot whose operators are replaced.
+    pub target: Slot,
+    /// In which blocks.
+    pub blocks: BlockSelection,
+    /// By what.
+    pub operator: OperatorConfig,
+    /// How the new operators start.
+    #[serde(default)]
+    pub init: InitConfig,
+}
+
+/// How new operators start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InitConfig {
+    /// PyTorch's default random initialisation, the paper's setting.
+    #[default]
+    Random,
+}
+
+/// How noise is removed when sampling.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SamplerConfig {
+    /// Ancestral sampling with the learned variance.
+    Ddpm,
+    /// Deterministic (eta 0) implicit sampling.
+    #[default]
+    Ddim,
+}
+
+/// How images are drawn from a model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct SampleConfig {
+    /// How noise is removed.
+    pub sampler: SamplerConfig,
+    /// Model calls an image.
+    pub steps: usize,
+    /// Scale of classifier-free guidance; 1 is none.
+    pub cfg: f64,
+    /// Which channels guidance moves.
+    pub guidance: GuidanceChannels,
+    /// Images a model in an evaluation.
+    pub count: usize,
+    /// Images a batch; never changes an image.
+    pub batch: usize,
+}
+
+impl Default for SampleConfig {
+    fn default() -> Self {
+        Self {
+            sampler: SamplerConfig::Ddim,
+            steps: 25,
+            cfg: 1.5,
+            guidance: GuidanceChannels::FirstThree,
+            count: 2000,
+            batch: 64,
+        }
+    }
+}
+
+/// What is measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct EvaluateConfig {
+    /// Images of each class in a model's grid.
+    pub grid_columns: usize,
+    /// Timed forward passes a model.
+    pub latency_runs: usize,
+    /// Images in a timed forward pass.
+    pub latency_batch: usize,
+}
+
+impl Default for EvaluateConfig {
+    fn default() -> Self {
+        Self { grid_columns: 8, latency_runs: 15, latency_batch: 64 }
+    }
+}
+
+impl Recipe {
+    /// Reads a recipe.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or has an unknown field or a bad value, named with its line.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io("read the recipe", path, e))?;
+        Self::parse(&text, path)
+    }
+
+    /// Parses a recipe; `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`Recipe::read`].
+    pub fn parse(text: &str, path: &Path) -> Result<Self> {
+        let recipe: Self = toml::from_str(text)
+            .map_err(|e| Error::Recipe { path: path.into(), detail: explain(&e, text) })?;
+        recipe.check().map_err(|detail| Error::Recipe { path: path.into(), detail })?;
+        Ok(recipe)
+    }
+
+    /// The recipe as TOML, every default written out.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("recipes hold nothing that TOML cannot say")
+    }
+
+    fn check(&self) -> std::result::Result<(), String> {
+        if !(self.data.fraction > 0.0 && self.data.fraction <= 1.0) {
+            return Err(format!("data.fraction must lie in (0, 1], found {}", self.data.fraction));
+        }
+        if self.model.checkpoint.is_some() == (self.model.preset.is_some() || self.model.sizes.is_some()) {
+            return Err("[model] needs either `checkpoint`, or `preset` or `sizes` for a fresh model".into());
+        }
+        for (name, train) in [("pretrain", &self.pretrain), ("finetune", &self.finetune)] {
+            if let Some(train) = train {
+                train.check().map_err(|e| format!("{name}.{e}"))?;
+            }
+        }
+        if let Some(distill) = &self.distill {
+            distill.check().map_err(|e| format!("distill.{e}"))?;
+        }
+        if self.sample.batch == 0 || self.sample.steps == 0 {
+            return Err("sample.batch and sample.steps must be at least 1".into());
+        }
+        Ok(())
+    }
+}
+
+/// A TOML error in one paragraph, with the nearest known name where a field is unknown.
+fn explain(error: &toml::de::Error, text: &str) -> String {
+    let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
+    let message = error.message().replace('\n', " ");
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let hint = match (message.starts_with("unknown"), quoted.next()) {
+        (true, Some(found)) => quoted
+            .map(|known| (strsim::osa_distance(found, known), known))
+            .min()
+            .filter(|(distance, _)| *distance <= 3)
+            .map_or(String::new(), |(_, known)| format!("; did you mean `{known}`?")),
+        _ => String::new(),
+    };
+    format!("line {line}: {message}{hint}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Recipe> {
+        Recipe::parse(text, Path::new("recipe.toml"))
+    }
+
+    #[test]
+    fn unknown_fields_name_line_and_nearest() {
+        let error =
+            parse("[model]\ncheckpoint = \"embedded\"\n[sample]\nstep = 3\n").unwrap_err().to_string();
+        assert!(error.contains("line 4") && error.contains("did you mean `steps`"), "{error}");
+        let error = parse("[model]\ncheckpoint = \"embedded\"\n[[graft]]\ntarget = \"attention\"\nblocks = \"all\"\noperator = { kind = \"hyena-z\" }\n")
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("hyena-x"), "{error}");
+        let error = parse("[model]\ncheckpoint = \"embedded\"\n[[graft]]\ntarget = \"attention\"\nblocks = \"all\"\noperator = { kind = \"hyena-x\", kernal = 3 }\n")
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("kernel"), "{error}");
+    }
+
+    #[test]
+    fn every_shipped_recipe_loads() {
+        let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../recipes"));
+        let files: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|f| f.unwrap().path()).collect();
+        assert!(files.len() >= 2);
+        for file in files {
+            Recipe::read(&file).unwrap_or_else(|e| panic!("{e}"));
+        }
+    }
+
+    #[test]
+    fn resolved_recipe_reads_back() {
+        let recipe = parse(
+            "[model]\ncheckpoint = \"embedded\"\n[[graft]]\ntarget = \"attention\"\nblocks = { interleaved = 0.5 }\noperator = { kind = \"hyena-x\" }\n[finetune]\nsteps = 5\n",
+        )
+        .unwrap();
+        assert_eq!(parse(&recipe.to_toml()).unwrap(), recipe);
+    }
+
+    #[test]
+    fn impossible_values_are_refused() {
+        assert!(parse("[model]\n").is_err());
+        assert!(
+            parse("[model]\ncheckpoint = \"embedded\"\n[data]\nsource = \"embedded\"\nfraction = 0\n")
+                .is_err()
+        );
+        let error =
+            parse("[model]\ncheckpoint = \"embedded\"\n[finetune]\nsteps = 0\n").unwrap_err().to_string();
+        assert!(error.contains("finetune.steps"), "{error}");
+    }
+}

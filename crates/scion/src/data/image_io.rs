@@ -1,0 +1,154 @@
+//! Writing images: sheets for people, numbered PNG files for other programs.
+
+use std::fs;
+use std::path::Path;
+
+use rayon::prelude::*;
+
+use super::image_set::ImageShape;
+use super::raster::Raster;
+use crate::error::{Error, Result};
+
+/// How a sheet of images is drawn.
+#[derive(Clone, Copy, Debug)]
+pub struct GridOptions {
+    /// Images in a row.
+    pub columns: usize,
+    /// Pixels between neighbours, after scaling.
+    pub gap: usize,
+    /// Each pixel becomes a square of this side.
+    pub scale: usize,
+    /// Grey level of gaps and of empty places.
+    pub background: u8,
+}
+
+impl GridOptions {
+    /// White 2-pixel gaps, no scaling.
+    pub fn new(columns: usize) -> Self {
+        Self { columns, gap: 2, scale: 1, background: 255 }
+    }
+}
+
+/// Lays images [N, C, H, W] out in rows, left to right; an incomplete last row is filled with background.
+///
+/// # Errors
+/// `Usage` if there is no image, `pixels` is not a whole number of images, or columns or scale is 0.
+pub fn grid(pixels: &[u8], shape: ImageShape, options: &GridOptions) -> Result<Raster> {
+    let GridOptions { columns, gap, scale, background } = *options;
+    if columns == 0 || scale == 0 {
+        return Err(Error::Usage(format!(
+            "image grid: {columns} columns, scale {scale}; expected at least 1 each"
+        )));
+    }
+    let count = image_count(pixels, shape)?;
+    if count == 0 {
+        return Err(Error::Usage("image grid: no images".into()));
+    }
+    let columns = columns.min(count);
+    let (cell_width, cell_height) = (shape.width * scale + gap, shape.height * scale + gap);
+    let width = columns * cell_width - gap;
+    let height = count.div_ceil(columns) * cell_height - gap;
+    let mut sheet = Raster {
+        width,
+        height,
+        channels: shape.channels,
+        data: vec![background; width * height * shape.channels],
+    };
+    for (i, image) in pixels.chunks_exact(shape.len()).enumerate() {
+        let image = Raster::from_planes(image, shape);
+        paste(&mut sheet, &image, i % columns * cell_width, i / columns * cell_height, scale);
+    }
+    Ok(sheet)
+}
+
+/// Writes images [N, C, H, W] as `DIR/000000.png` onwards, the first numbered `first`, in parallel.
+///
+/// # Errors
+/// `Usage` if `pixels` is not a whole number of images; `Io` if the folder or a file cannot be written.
+pub fn save_folder(dir: &Path, pixels: &[u8], shape: ImageShape, first: usize) -> Result<()> {
+    image_count(pixels, shape)?;
+    fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+    pixels.par_chunks_exact(shape.len()).enumerate().try_for_each(|(i, image)| {
+        save_png(&dir.join(format!("{:06}.png", first + i)), &Raster::from_planes(image, shape))
+    })
+}
+
+/// Writes one PNG file. A kill leaves it whole or absent: a folder of samples goes on from the files it has.
+///
+/// # Errors
+/// `Io` if it cannot be written; `Usage` as [`Raster::to_png`].
+pub fn save_png(path: &Path, image: &Raster) -> Result<()> {
+    let bytes = image.to_png()?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = path.with_file_name(format!(".{name}.tmp"));
+    fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, path)).map_err(|e| {
+        // Where this fails too, the first error says what is wrong.
+        let _ = fs::remove_file(&temporary);
+        Error::io("write", path, e)
+    })
+}
+
+fn image_count(pixels: &[u8], shape: ImageShape) -> Result<usize> {
+    if shape.is_empty() || !pixels.len().is_multiple_of(shape.len()) {
+        let bytes = pixels.len();
+        return Err(Error::Usage(format!("{bytes} pixel bytes are not a whole number of {shape} images")));
+    }
+    Ok(pixels.len() / shape.len())
+}
+
+fn paste(sheet: &mut Raster, image: &Raster, left: usize, top: usize, scale: usize) {
+    let channels = image.channels;
+    for y in 0..image.height * scale {
+        let from = &image.data[y / scale * image.width * channels..][..image.width * channels];
+        let to = &mut sheet.data[((top + y) * sheet.width + left) * channels..][..from.len() * scale];
+        for (block, pixel) in to.chunks_exact_mut(channels * scale).zip(from.chunks_exact(channels)) {
+            block.chunks_exact_mut(channels).for_each(|target| target.copy_from_slice(pixel));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DOTS: ImageShape = ImageShape { channels: 1, height: 1, width: 1 };
+
+    #[test]
+    fn grid_places_scales_and_pads() {
+        let options = GridOptions { columns: 2, gap: 1, scale: 2, background: 9 };
+        let sheet = grid(&[1, 2, 3], DOTS, &options).unwrap();
+        assert_eq!((sheet.width, sheet.height), (5, 5));
+        #[rustfmt::skip]
+        assert_eq!(sheet.data, [
+            1, 1, 9, 2, 2,
+            1, 1, 9, 2, 2,
+            9, 9, 9, 9, 9,
+            3, 3, 9, 9, 9,
+            3, 3, 9, 9, 9,
+        ]);
+    }
+
+    #[test]
+    fn grid_keeps_colours_together() {
+        let shape = ImageShape { channels: 3, height: 1, width: 2 };
+        let sheet = grid(&[1, 2, 3, 4, 5, 6], shape, &GridOptions::new(8)).unwrap();
+        assert_eq!((sheet.width, sheet.data.as_slice()), (2, [1, 3, 5, 2, 4, 6].as_slice()));
+    }
+
+    #[test]
+    fn impossible_grids_are_refused() {
+        assert!(grid(&[], DOTS, &GridOptions::new(1)).is_err());
+        assert!(grid(&[1], DOTS, &GridOptions::new(0)).is_err());
+        let pair = ImageShape { width: 2, ..DOTS };
+        assert!(grid(&[1], pair, &GridOptions::new(1)).unwrap_err().to_string().contains("whole number"));
+    }
+
+    #[test]
+    fn saved_folders_open_again() {
+        let dir = tempfile::tempdir().unwrap();
+        save_folder(&dir.path().join("new/out"), &[10, 20], DOTS, 7).unwrap();
+        let names = ["000007.png", "000008.png"];
+        let level = |name: &str| image::open(dir.path().join("new/out").join(name)).unwrap().into_bytes();
+        assert_eq!(names.map(level), [[10], [20]]);
+    }
+}

@@ -1,0 +1,21 @@
+//! Scion grafts pretrained diffusion transformers: it replaces their operators, repairs the model in two
+//! cheap stages, and tells what the edit cost and what it kept.
+//!
+//! Modules in the order data flows through them.
+
+pub mod capture;
+pub mod checkpoint;
+pub mod classifier;
+pub mod cli;
+pub mod config;
+pub mod data;
+pub mod diffusion;
+pub mod error;
+pub mod metrics;
+pub mod model;
+pub mod operator;
+pub mod plan;
+pub mod report;
+pub mod run;
+pub mod train;
+mod zip_output;

@@ -1,0 +1,301 @@
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::operator::{AttentionConfig, Flops, MlpConfig, OperatorConfig, SlidingWindowConfig, Slot};
+
+/// Named sizes of the original models: (name, width, depth, heads).
+pub const PRESETS: [(&str, usize, usize, usize); 5] = [
+    ("dit-xl", 1152, 28, 16),
+    ("dit-l", 1024, 24, 16),
+    ("dit-b", 768, 12, 12),
+    ("dit-s", 384, 12, 6),
+    ("dit-d14", 1152, 14, 16),
+];
+
+/// Sizes of a diffusion transformer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DitConfig {
+    /// Height and width of the input, in latent or image pixels.
+    pub input_size: usize,
+    /// Side of the square patch that becomes one token.
+    pub patch: usize,
+    /// Channels of the input; 4 for Stable Diffusion latents.
+    pub in_channels: usize,
+    /// Token width D.
+    pub hidden: usize,
+    /// Number of blocks.
+    pub depth: usize,
+    /// Attention heads a block.
+    pub heads: usize,
+    /// Hidden width of the MLP over D.
+    #[serde(default = "ratio")]
+    pub mlp_ratio: f64,
+    /// Number of classes, without the null class.
+    pub num_classes: usize,
+    /// Whether the label table has a row for the null class, which guidance and label dropout need.
+    #[serde(default = "yes")]
+    pub null_class: bool,
+    /// Whether the output holds variance channels behind the noise channels.
+    #[serde(default = "yes")]
+    pub learn_sigma: bool,
+}
+
+fn ratio() -> f64 {
+    4.0
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl DitConfig {
+    /// A preset by name: `dit-{xl,l,b,s,d14}-{2,4,8}-SIZE`, SIZE being the image's side in pixels
+    /// (the latent is an eighth of it), e.g. `dit-xl-2-256`.
+    ///
+    /// # Errors
+    /// When the name is none of these, listing them.
+    pub fn preset(name: &str) -> Result<Self> {
+        let unknown = || {
+            let names: Vec<&str> = PRESETS.iter().map(|p| p.0).collect();
+            Error::Usage(format!(
+                "unknown preset \"{name}\": expected one of {} followed by -2, -4 or -8 and the image size, such as dit-xl-2-256",
+                names.join(", ")
+            ))
+        };
+        let mut parts = name.rsplitn(3, '-');
+        let (Some(size), Some(patch), Some(model)) = (parts.next(), parts.next(), parts.next()) else {
+            return Err(unknown());
+        };
+        let &(_, hidden, depth, heads) = PRESETS.iter().find(|p| p.0 == model).ok_or_else(unknown)?;
+        let patch: usize = patch.parse().ok().filter(|p| [2, 4, 8].contains(p)).ok_or_else(unknown)?;
+        let size: usize = size.parse().map_err(|_| unknown())?;
+        let config = Self {
+            input_size: size / 8,
+            patch,
+            in_channels: 4,
+            hidden,
+            depth,
+            heads,
+            mlp_ratio: 4.0,
+            num_classes: 1000,
+            null_class: true,
+            learn_sigma: true,
+        };
+        if !size.is_multiple_of(8) {
+            return Err(unknown());
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Checks that the sizes fit one another.
+    ///
+    /// # Errors
+    /// A usage error that names the field.
+    pub fn check(&self) -> Result<()> {
+        let fail = |detail: String| Err(Error::Usage(format!("model: {detail}")));
+        if self.patch == 0 || self.input_size == 0 || !self.input_size.is_multiple_of(self.patch) {
+            return fail(format!(
+                "input_size {} does not divide into patches of {}",
+                self.input_size, self.patch
+            ));
+        }
+        if self.heads == 0 || !self.hidden.is_multiple_of(self.heads) {
+            return fail(format!("hidden {} does not divide into {} heads", self.hidden, self.heads));
+        }
+        if self.hidden == 0 || !self.hidden.is_multiple_of(4) {
+            return fail(format!(
+                "hidden must be a multiple of 4 for the position table, found {}",
+                self.hidden
+            ));
+        }
+        if self.in_channels == 0 || self.depth == 0 || self.num_classes == 0 {
+            return fail("in_channels, depth and num_classes must be at least 1".into());
+        }
+        MlpConfig { ratio: self.mlp_ratio }.hidden(self.hidden).map(|_| ())
+    }
+
+    /// Tokens an image: (input_size / patch)².
+    pub fn tokens(&self) -> usize {
+        (self.input_size / self.patch).pow(2)
+    }
+
+    /// Channels of the output.
+    pub fn out_channels(&self) -> usize {
+        self.in_channels * if self.learn_sigma { 2 } else { 1 }
+    }
+
+    /// Elements of one input image.
+    pub fn image_len(&self) -> usize {
+        self.in_channels * self.input_size * self.input_size
+    }
+
+    /// The operator that the untouched model has in a slot.
+    pub fn native_operator(&self, slot: Slot) -> OperatorConfig {
+        match slot {
+            Slot::Attention => OperatorConfig::Attention(AttentionConfig { heads: self.heads }),
+            Slot::Mlp => OperatorConfig::Mlp(MlpConfig { ratio: self.mlp_ratio }),
+        }
+    }
+}
+
+/// One replaced operator of an [`Architecture`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Replacement {
+    /// Index of the block, from 0.
+    pub block: usize,
+    /// The slot inside the block.
+    pub slot: Slot,
+    /// What stands there instead.
+    pub operator: OperatorConfig,
+}
+
+/// A model's sizes and what was grafted into it: all that is needed to build it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Architecture {
+    /// Sizes of the original model.
+    pub dit: DitConfig,
+    /// Replaced operators, ordered by block and slot.
+    #[serde(default)]
+    pub grafts: Vec<Replacement>,
+}
+
+impl Architecture {
+    /// The untouched model.
+    pub fn native(dit: DitConfig) -> Self {
+        Self { dit, grafts: Vec::new() }
+    }
+
+    /// The same sizes with these replacements, after checking each.
+    ///
+    /// # Errors
+    /// When a block does not exist, a slot is named twice, an operator cannot stand in its slot, or its
+    /// settings do not fit the model.
+    pub fn with_grafts(&self, mut grafts: Vec<Replacement>) -> Result<Self> {
+        grafts.sort_by_key(|g| (g.block, g.slot));
+        for graft in &mut grafts {
+            let (block, depth) = (graft.block, self.dit.depth);
+            let place = format!("{} of block {block}", graft.slot.name());
+            if block >= depth {
+                return Err(Error::Plan(format!(
+                    "{place}: the model has {depth} blocks, 0 to {}",
+                    depth - 1
+                )));
+            }
+            if graft.operator.slot() != graft.slot {
+                let name = graft.operator.name();
+                return Err(Error::Plan(format!("{place}: {name} is no operator for this slot")));
+            }
+            fill_heads(&mut graft.operator, self.dit.heads);
+            graft.operator.check(self.dit.hidden, self.dit.tokens())?;
+        }
+        for pair in grafts.windows(2) {
+            if (pair[0].block, pair[0].slot) == (pair[1].block, pair[1].slot) {
+                let (block, slot) = (pair[0].block, pair[0].slot.name());
+                return Err(Error::Plan(format!("{slot} of block {block} is grafted twice")));
+            }
+        }
+        Ok(Self { dit: self.dit.clone(), grafts })
+    }
+
+    /// The operator in a slot.
+    pub fn operator(&self, block: usize, slot: Slot) -> OperatorConfig {
+        self.replacement(block, slot).map_or_else(|| self.dit.native_operator(slot), |g| g.operator.clone())
+    }
+
+    /// The replacement in a slot, if it was grafted.
+    pub fn replacement(&self, block: usize, slot: Slot) -> Option<&Replacement> {
+        self.grafts.iter().find(|g| (g.block, g.slot) == (block, slot))
+    }
+
+    /// Number of parameters, the frozen position table left out as in the original's count.
+    pub fn parameters(&self) -> usize {
+        let DitConfig { hidden: d, patch, in_channels, .. } = self.dit;
+        let patch_values = patch * patch;
+        let embed = d * in_channels * patch_values + d;
+        let time = 256 * d + d + d * d + d;
+        let labels = (self.dit.num_classes + usize::from(self.dit.null_class)) * d;
+        let last = 2 * d * d + 2 * d + (d + 1) * patch_values * self.dit.out_channels();
+        let blocks: usize = self.each_operator().map(|o| o.parameters(d)).sum();
+        embed + time + labels + last + blocks + self.dit.depth * (6 * d * d + 6 * d)
+    }
+
+    /// Multiply-adds ×2 of one forward pass for one image, normalisations and activations left out.
+    pub fn flops(&self) -> usize {
+        let DitConfig { hidden: d, patch, in_channels, .. } = self.dit;
+        let tokens = self.dit.tokens();
+        let embed = 2 * tokens * d * in_channels * patch * patch;
+        let conditioning = 2 * (256 * d + d * d) + 2 * d * (6 * d * self.dit.depth + 2 * d);
+        let last = 2 * tokens * d * patch * patch * self.dit.out_channels();
+        let blocks: usize = self.each_operator().map(|o| o.flops(d, tokens).total()).sum();
+        embed + conditioning + last + blocks
+    }
+
+    /// Cost of every operator in a slot kind, over all blocks.
+    pub fn operator_flops(&self, slot: Slot) -> Flops {
+        (0..self.dit.depth).map(|b| self.operator(b, slot).flops(self.dit.hidden, self.dit.tokens())).fold(
+            Flops::default(),
+            |a, b| Flops { operator: a.operator + b.operator, features: a.features + b.features },
+        )
+    }
+
+    fn each_operator(&self) -> impl Iterator<Item = OperatorConfig> + '_ {
+        (0..self.dit.depth).flat_map(|block| Slot::ALL.map(|slot| self.operator(block, slot)))
+    }
+}
+
+/// Gives the model's head count to operators that leave theirs open.
+fn fill_heads(operator: &mut OperatorConfig, model: usize) {
+    if let OperatorConfig::Attention(AttentionConfig { heads })
+    | OperatorConfig::SlidingWindow(SlidingWindowConfig { heads, .. }) = operator
+        && *heads == 0
+    {
+        *heads = model;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn preset_sizes_are_the_published_counts() {
+        for (name, expected) in [
+            ("dit-xl-2-256", 675_129_632 - 256 * 1152),
+            ("dit-l-2-256", 458_102_816 - 256 * 1024),
+            ("dit-b-2-256", 130_512_416 - 256 * 768),
+            ("dit-s-2-256", 32_963_360 - 256 * 384),
+        ] {
+            assert_eq!(
+                Architecture::native(DitConfig::preset(name).unwrap()).parameters(),
+                expected,
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn unknown_presets_are_refused() {
+        for name in ["dit-xl-2", "dit-xxl-2-256", "dit-xl-3-256", "dit-xl-2-250", "dit-xl-2-x"] {
+            assert!(DitConfig::preset(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn overlapping_and_misplaced_grafts_are_refused() {
+        let model = Architecture::native(DitConfig::preset("dit-s-2-256").unwrap());
+        let mlp = Replacement {
+            block: 3,
+            slot: Slot::Mlp,
+            operator: OperatorConfig::Mlp(MlpConfig { ratio: 3.0 }),
+        };
+        assert!(model.with_grafts(vec![mlp.clone(), mlp.clone()]).unwrap_err().to_string().contains("twice"));
+        let far = Replacement { block: 12, ..mlp.clone() };
+        assert!(model.with_grafts(vec![far]).unwrap_err().to_string().contains("12 blocks"));
+        let wrong = Replacement { slot: Slot::Attention, ..mlp };
+        assert!(model.with_grafts(vec![wrong]).is_err());
+    }
+}

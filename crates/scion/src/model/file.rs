@@ -1,0 +1,100 @@
+//! Models from and to checkpoint files.
+
+use std::path::Path;
+
+use burn::tensor::Device;
+
+use super::{Architecture, Dit, DitConfig, native_shape, parameters};
+use crate::checkpoint::{Checkpoint, Layout, Precision, TensorSource, write_scion};
+use crate::error::{Error, Result};
+use crate::model::apply_weights;
+use crate::operator::Init;
+
+/// A model's parameters as a writer takes them: names and shapes of the original layout.
+pub fn tensor_sources(model: &Dit, patch: usize) -> Vec<TensorSource<'static>> {
+    let mut sources = Vec::new();
+    parameters(model, |name, data| {
+        let shape = native_shape(&name, data.shape(), patch);
+        let values: Vec<f32> = data.try_into_vec().expect("parameters are f32");
+        sources.push(TensorSource::new(name, shape, move || Ok(values.clone())));
+    });
+    sources
+}
+
+/// Writes Scion's one-file format in f32: weights, and the architecture in the header.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn save_scion(model: &Dit, architecture: &Architecture, path: &Path) -> Result<()> {
+    save_scion_as(model, architecture, Precision::F32, path)
+}
+
+/// [`save_scion`] in a chosen precision.
+///
+/// # Errors
+/// When the file cannot be written, or a value does not fit the precision.
+pub fn save_scion_as(
+    model: &Dit,
+    architecture: &Architecture,
+    precision: Precision,
+    path: &Path,
+) -> Result<()> {
+    let json = serde_json::to_string(architecture).expect("architectures are plain data");
+    write_scion(path, &tensor_sources(model, architecture.dit.patch), &json, precision)
+}
+
+/// The architecture of an opened checkpoint: from a Scion file's header, else from the shapes.
+///
+/// # Errors
+/// When the header is damaged, the shapes are not those of a DiT, or nothing tells the head count.
+pub fn architecture_of(file: &Checkpoint, heads: Option<usize>) -> Result<Architecture> {
+    if file.layout() == Layout::Scion {
+        let json = file
+            .model_json()
+            .ok_or_else(|| Error::invalid(file.path(), "has no architecture in its header"))?;
+        return serde_json::from_str(json).map_err(|e| {
+            Error::invalid(file.path(), format!("the architecture in its header is damaged: {e}"))
+        });
+    }
+    let shape = file.infer_dit()?;
+    let heads = heads.or(shape.heads).ok_or_else(|| {
+        Error::Usage(format!(
+            "{}: nothing tells the number of attention heads at width {}; give --heads",
+            file.path().display(),
+            shape.hidden
+        ))
+    })?;
+    let tokens = shape.tokens.ok_or_else(|| {
+        Error::Usage(format!("{}: nothing tells the image size of this model", file.path().display()))
+    })?;
+    let dit = DitConfig {
+        input_size: (tokens as f64).sqrt().round() as usize * shape.patch,
+        patch: shape.patch,
+        in_channels: shape.in_channels,
+        hidden: shape.hidden,
+        depth: shape.depth,
+        heads,
+        mlp_ratio: shape.mlp_ratio,
+        num_classes: shape.num_classes,
+        null_class: shape.label_dropout,
+        learn_sigma: shape.learn_sigma(),
+    };
+    dit.check()?;
+    Ok(Architecture::native(dit))
+}
+
+/// Reads a model strictly: every tensor must be there, fit, and be used. Only one tensor at a time is held
+/// beside the model.
+///
+/// # Errors
+/// When names or shapes do not match, listing them, or the file is damaged.
+pub fn load(file: &Checkpoint, architecture: &Architecture, device: &Device) -> Result<Dit> {
+    let model = Dit::new(architecture, &mut Init::empty(device))?;
+    let mut expected = Vec::new();
+    parameters(&model, |name, data| {
+        let shape = native_shape(&name, data.shape(), architecture.dit.patch);
+        expected.push((name, shape));
+    });
+    file.check(&expected)?;
+    apply_weights(model, |name| file.entry(name).map(|_| file.read_f32(name)).transpose())
+}

@@ -1,0 +1,15 @@
+//! The class-conditional diffusion transformer (DiT, Peebles & Xie 2023) with replaceable operators.
+
+mod block;
+mod config;
+mod dit;
+mod embed;
+mod file;
+mod parameters;
+
+pub use block::{Block, Tap};
+pub use config::{Architecture, DitConfig, PRESETS, Replacement};
+pub use dit::Dit;
+pub use file::{architecture_of, load, save_scion, save_scion_as, tensor_sources};
+pub(crate) use parameters::Path;
+pub use parameters::{Parameter, apply_weights, native_shape, parameters, update_parameters};

@@ -1,0 +1,192 @@
+//! The operators a block can hold in its two slots, one file each.
+//!
+//! Choices are two closed enums side by side: [`OperatorConfig`], what a recipe or a checkpoint header
+//! says, and [`Operator`], the module it builds. All map tokens [N, T, D] to tokens [N, T, D].
+
+mod attention;
+mod hyena_x;
+mod init;
+mod layers;
+mod mlp;
+
+use burn::Tensor;
+use burn::module::Module;
+use serde::{Deserialize, Serialize};
+
+pub use attention::{Attention, AttentionConfig, SlidingWindow, SlidingWindowConfig};
+pub use hyena_x::{HyenaX, HyenaXConfig};
+pub use init::{Init, Scheme};
+pub use layers::Linear;
+pub use mlp::{Mlp, MlpConfig};
+
+use crate::error::{Error, Result};
+
+/// The two places of a block that a graft can replace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Slot {
+    /// The token mixer.
+    Attention,
+    /// The channel mixer.
+    Mlp,
+}
+
+impl Slot {
+    /// Both slots in the order a block runs them.
+    pub const ALL: [Slot; 2] = [Slot::Attention, Slot::Mlp];
+
+    /// The slot's name in recipes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Slot::Attention => "attention",
+            Slot::Mlp => "mlp",
+        }
+    }
+
+    /// The slot's name in checkpoints of the original layout.
+    pub fn key(self) -> &'static str {
+        match self {
+            Slot::Attention => "attn",
+            Slot::Mlp => "mlp",
+        }
+    }
+}
+
+/// Which operator, with its settings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum OperatorConfig {
+    /// Multi-head softmax attention over all tokens.
+    Attention(AttentionConfig),
+    /// Softmax attention over neighbours in raster order.
+    SlidingWindow(SlidingWindowConfig),
+    /// Gated short convolution without an inner filter.
+    HyenaX(HyenaXConfig),
+    /// Two linear layers with tanh-GELU between them.
+    Mlp(MlpConfig),
+}
+
+impl OperatorConfig {
+    /// The operator's name in recipes and reports.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Attention(_) => "attention".into(),
+            Self::SlidingWindow(c) => format!("sliding-window {}+1+{}", c.left, c.right),
+            Self::HyenaX(_) => "hyena-x".into(),
+            Self::Mlp(c) => format!("mlp ×{}", c.ratio),
+        }
+    }
+
+    /// The slot this operator can stand in.
+    pub fn slot(&self) -> Slot {
+        match self {
+            Self::Attention(_) | Self::SlidingWindow(_) | Self::HyenaX(_) => Slot::Attention,
+            Self::Mlp(_) => Slot::Mlp,
+        }
+    }
+
+    /// Checks the settings against the tokens' width and number.
+    ///
+    /// # Errors
+    /// A plan error that names the setting, what it is and what it has to be.
+    pub fn check(&self, width: usize, tokens: usize) -> Result<()> {
+        let fail = |detail: String| Err(Error::Plan(detail));
+        match self {
+            Self::Attention(AttentionConfig { heads })
+            | Self::SlidingWindow(SlidingWindowConfig { heads, .. })
+                if *heads == 0 || !width.is_multiple_of(*heads) =>
+            {
+                fail(format!("{}: width {width} does not divide into {heads} heads", self.name()))
+            }
+            Self::SlidingWindow(c) if c.left + c.right + 1 > 2 * tokens - 1 => fail(format!(
+                "{}: the window spans {} tokens, but there are only {tokens}",
+                self.name(),
+                c.left + c.right + 1
+            )),
+            Self::HyenaX(c) if c.kernel == 0 => fail("hyena-x: kernel must be at least 1, found 0".into()),
+            Self::Mlp(c) => c.hidden(width).map(|_| ()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Builds the operator for tokens of the given width.
+    ///
+    /// # Errors
+    /// When the settings do not fit the width.
+    pub fn init(&self, width: usize, init: &mut Init) -> Result<Operator> {
+        Ok(match self {
+            Self::Attention(c) => Operator::Attention(c.init(width, init)),
+            Self::SlidingWindow(c) => Operator::SlidingWindow(c.init(width, init)),
+            Self::HyenaX(c) => Operator::HyenaX(c.init(width, init)),
+            Self::Mlp(c) => Operator::Mlp(c.init(width, init)?),
+        })
+    }
+
+    /// Number of parameters at the given width.
+    pub fn parameters(&self, width: usize) -> usize {
+        match self {
+            Self::Attention(_) | Self::SlidingWindow(_) => 4 * width * width + 4 * width,
+            Self::HyenaX(c) => 4 * width * width + 4 * width + 3 * width * (c.kernel + 1),
+            Self::Mlp(c) => c.hidden(width).map_or(0, |hidden| 2 * width * hidden + width + hidden),
+        }
+    }
+
+    /// Multiply-adds ×2 for one image of `tokens` tokens.
+    pub fn flops(&self, width: usize, tokens: usize) -> Flops {
+        let projections = 2 * tokens * 4 * width * width;
+        match self {
+            Self::Attention(_) => Flops { operator: 2 * 2 * tokens * tokens * width, features: projections },
+            Self::SlidingWindow(c) => {
+                Flops { operator: 2 * 2 * tokens * (c.left + c.right + 1) * width, features: projections }
+            }
+            Self::HyenaX(c) => Flops {
+                operator: 2 * tokens * width,
+                features: projections + 2 * tokens * 3 * width * c.kernel,
+            },
+            Self::Mlp(c) => {
+                Flops { operator: 0, features: c.hidden(width).map_or(0, |h| 2 * 2 * tokens * width * h) }
+            }
+        }
+    }
+}
+
+/// Cost of an operator, split as the paper's tables split it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flops {
+    /// Mixing proper: softmax attention, or the gating that replaces it.
+    pub operator: usize,
+    /// Projections and featuriser convolutions; for an MLP, all of it.
+    pub features: usize,
+}
+
+impl Flops {
+    /// Both parts together.
+    pub fn total(self) -> usize {
+        self.operator + self.features
+    }
+}
+
+/// An operator standing in a block's slot.
+#[derive(Module, Debug)]
+pub enum Operator {
+    /// Multi-head softmax attention over all tokens.
+    Attention(Attention),
+    /// Softmax attention over neighbours in raster order.
+    SlidingWindow(SlidingWindow),
+    /// Gated short convolution without an inner filter.
+    HyenaX(HyenaX),
+    /// Two linear layers with tanh-GELU between them.
+    Mlp(Mlp),
+}
+
+impl Operator {
+    /// Maps tokens [N, T, D] to tokens [N, T, D].
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        match self {
+            Self::Attention(operator) => operator.forward(x),
+            Self::SlidingWindow(operator) => operator.forward(x),
+            Self::HyenaX(operator) => operator.forward(x),
+            Self::Mlp(operator) => operator.forward(x),
+        }
+    }
+}

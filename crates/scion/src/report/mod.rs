@@ -1,0 +1,131 @@
+//! One self-contained HTML page per run: what was replaced, what it cost, what it saves.
+//!
+//! The page makes no request of any kind: styles, script, charts and images are inside it, and its
+//! content security policy forbids the rest.
+
+mod axis;
+mod blocks;
+mod cost;
+mod headline;
+mod number;
+mod page;
+mod plot;
+mod read;
+pub mod results;
+mod tables;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+pub use results::Results;
+
+use crate::error::{Error, Result};
+
+/// Everything on the page.
+#[derive(Debug, Clone)]
+pub struct Report<'a> {
+    /// Name of the run, shown above the headline.
+    pub run: &'a str,
+    pub results: &'a Results,
+    pub curves: &'a [Curve],
+    pub grids: &'a [SampleGrid],
+}
+
+/// A line chart. Points that are not finite are left out; the y axis is logarithmic when the values
+/// are positive and most of them span more than a factor of eight.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Curve {
+    pub name: String,
+    pub x_label: String,
+    pub y_label: String,
+    pub series: Vec<Series>,
+}
+
+/// One line of a chart, as (x, y) points.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Series {
+    pub name: String,
+    pub points: Vec<(f64, f64)>,
+}
+
+/// A grid of samples as one PNG image. Grids are compared side by side: each should be made from the
+/// same noise, with one class a row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SampleGrid {
+    pub title: String,
+    pub caption: String,
+    pub png: Vec<u8>,
+}
+
+impl Report<'_> {
+    /// Writes the page of the run in `run_dir` to `out`. The file appears whole or not at all.
+    ///
+    /// Of `run_dir` only the last component is shown; nothing is read from it.
+    ///
+    /// # Errors
+    /// `Io` when `out` cannot be written.
+    pub fn write(
+        run_dir: &Path,
+        results: &Results,
+        curves: &[Curve],
+        grids: &[SampleGrid],
+        out: &Path,
+    ) -> Result<()> {
+        let run = run_name(run_dir);
+        let html = Report { run: &run, results, curves, grids }.html();
+        write_atomically(out, html.as_bytes())
+    }
+
+    /// The page as one HTML document.
+    pub fn html(&self) -> String {
+        let mut out = String::new();
+        page::document(&mut out, self).expect("writing to a String cannot fail");
+        out
+    }
+}
+
+/// Reads `results.json`, `metrics.jsonl` and `samples/*.png` of a run folder and writes its
+/// `report.html`; returns the path of the page. Only `results.json` must exist.
+///
+/// # Errors
+/// `Io` when a file cannot be read or written; `Invalid` when one does not hold what it should.
+pub fn from_run_dir(dir: &Path) -> Result<PathBuf> {
+    let results = Results::read(&dir.join("results.json"))?;
+    let curves = read::curves(&dir.join("metrics.jsonl"))?;
+    let grids = read::grids(&dir.join("samples"), &results)?;
+    let out = dir.join("report.html");
+    Report::write(dir, &results, &curves, &grids, &out)?;
+    Ok(out)
+}
+
+/// The folder's own name, also for `.` and paths that end in `..`.
+fn run_name(dir: &Path) -> String {
+    let whole = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
+    whole.file_name().map_or_else(|| "run".into(), |n| n.to_string_lossy().into_owned())
+}
+
+fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let failed = |e| Error::io("write", path, e);
+    let mut file = tempfile::Builder::new().prefix(".report").tempfile_in(parent).map_err(failed)?;
+    file.write_all(bytes).map_err(failed)?;
+    file.as_file().sync_all().map_err(failed)?;
+    make_readable(file.as_file()).map_err(failed)?;
+    file.persist(path).map_err(|e| failed(e.error))?;
+    Ok(())
+}
+
+/// Temporary files are private to their owner; a report is for showing around.
+#[cfg(unix)]
+fn make_readable(file: &std::fs::File) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    file.set_permissions(std::fs::Permissions::from_mode(0o644))
+}
+
+#[cfg(not(unix))]
+fn make_readable(_: &std::fs::File) -> std::io::Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

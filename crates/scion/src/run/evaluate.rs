@@ -1,0 +1,153 @@
+use std::fs;
+use std::time::Instant;
+
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+
+use super::{Progress, RunFolder, sample_images};
+use crate::classifier::{Classifier, FEATURES};
+use crate::config::Recipe;
+use crate::data::image_io::{GridOptions, grid, save_png};
+use crate::data::samples::{read_samples, write_samples};
+use crate::data::{ImageShape, Split, embedded, from_unit, to_unit};
+use crate::error::{Error, Result};
+use crate::metrics::{
+    Accuracy, Features, JackknifeOptions, KidOptions, Reference, frechet_with_error, kernel_distance,
+};
+use crate::model::{Dit, DitConfig};
+use crate::report::results::{Estimate, Floor, ModelName};
+
+/// What the embedded feature space is called, so that nobody takes the distance for FID.
+pub const FEATURE_SPACE: &str = "penultimate features of Scion's own Fashion-MNIST classifier (these distances are not FID or Inception KID)";
+
+/// Scores of one set of images.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Scores {
+    /// Number of images.
+    pub samples: u64,
+    /// Fréchet distance to the real test images.
+    pub frechet: Estimate,
+    /// Kernel distance to the real test images.
+    pub kid: Estimate,
+    /// Share put in the class asked for.
+    pub accuracy: f64,
+    /// 95% Wilson interval of the share.
+    pub accuracy_interval: [f64; 2],
+}
+
+/// The embedded judge: a classifier, and the real images it compares with.
+pub struct Judge {
+    classifier: Classifier,
+    reference: Features,
+    seed: u64,
+}
+
+impl Judge {
+    /// The judge of 28 × 28 Fashion-MNIST images.
+    ///
+    /// # Errors
+    /// When the program's embedded files are damaged.
+    pub fn new(device: &Device, seed: u64) -> Result<Self> {
+        let classifier = Classifier::embedded(device)?;
+        let test = embedded::fashion_mnist(Split::Test)?;
+        let real = classifier.classify(&to_unit(test.as_bytes().unwrap_or_default()))?;
+        let reference = Features::new(FEATURES, real.features)?;
+        Ok(Self { classifier, reference, seed })
+    }
+
+    /// Scores images in bytes, [N, 1, 28, 28], against the real test images.
+    ///
+    /// # Errors
+    /// When there are too few images for a covariance.
+    pub fn score(&self, pixels: &[u8], labels: &[usize]) -> Result<Scores> {
+        let found = self.classifier.classify(&to_unit(pixels))?;
+        let accuracy = Accuracy::of(&found.labels, labels)?;
+        let features = Features::new(FEATURES, found.features)?;
+        let jackknife = JackknifeOptions { seed: self.seed, ..JackknifeOptions::default() };
+        let frechet = frechet_with_error(&features, Reference::Features(&self.reference), &jackknife)?;
+        let options = KidOptions { seed: self.seed, ..KidOptions::default() };
+        let kid = kernel_distance(&features, &self.reference, &options)?;
+        let (low, high) = accuracy.wilson(1.96);
+        Ok(Scores {
+            samples: labels.len() as u64,
+            frechet: Estimate::new(frechet.value, frechet.stderr),
+            kid: Estimate::new(kid.value, kid.stderr),
+            accuracy: accuracy.fraction(),
+            accuracy_interval: [low, high],
+        })
+    }
+
+    /// How real training images score: what a perfect model could reach.
+    ///
+    /// # Errors
+    /// When the program's embedded files are damaged.
+    pub fn floor(&self) -> Result<Floor> {
+        let train = embedded::fashion_mnist(Split::Train)?;
+        let scores = self.score(train.as_bytes().unwrap_or_default(), train.labels())?;
+        let test = embedded::fashion_mnist(Split::Test)?;
+        let real = self.classifier.classify(&to_unit(test.as_bytes().unwrap_or_default()))?;
+        let accuracy = Accuracy::of(&real.labels, test.labels())?.fraction();
+        Ok(Floor { frechet: Some(scores.frechet), kid: Some(scores.kid), accuracy: Some(accuracy) })
+    }
+}
+
+/// Labels of an evaluation's images: all classes in turn.
+pub(super) fn labels(count: usize, classes: usize) -> Vec<usize> {
+    (0..count).map(|i| i % classes).collect()
+}
+
+/// A model's evaluation images in bytes, drawn unless the run folder holds them already; also draws its grid.
+pub(super) fn evaluation_samples(
+    recipe: &Recipe,
+    name: ModelName,
+    model: &Dit,
+    sizes: &DitConfig,
+    folder: &RunFolder,
+    quiet: bool,
+) -> Result<Vec<u8>> {
+    let samples = folder.path("samples");
+    fs::create_dir_all(&samples).map_err(|e| Error::io("create the folder", &samples, e))?;
+    let file = samples.join(format!("{}.npz", name.id()));
+    if file.exists() {
+        let set = read_samples(&file)?;
+        return Ok(set.as_bytes().unwrap_or_default().to_vec());
+    }
+    let labels = labels(recipe.sample.count, sizes.num_classes);
+    let mut progress = Progress::new(&format!("sample {}", name.id()), labels.len() as u64, 0, quiet);
+    let mut done = 0;
+    let images = sample_images(model, sizes, &recipe.sample, recipe.seed, &labels, 0, |count| {
+        done += count as u64;
+        progress.set(done, "");
+    })?;
+    let pixels = from_unit(&images);
+    let shape = ImageShape { channels: sizes.in_channels, height: sizes.input_size, width: sizes.input_size };
+    // One row a class, the same noise in the same place for every model.
+    let columns = recipe.evaluate.grid_columns.min(labels.len() / sizes.num_classes).max(1);
+    let rows: Vec<u8> = (0..sizes.num_classes.min(labels.len()))
+        .flat_map(|class| (0..columns).map(move |column| column * sizes.num_classes + class))
+        .filter(|&i| i < labels.len())
+        .flat_map(|i| pixels[i * shape.len()..(i + 1) * shape.len()].to_vec())
+        .collect();
+    let raster = grid(&rows, shape, &GridOptions { scale: 2, ..GridOptions::new(columns) })?;
+    save_png(&samples.join(format!("{}.png", name.id())), &raster)?;
+    write_samples(&file, &pixels, shape, Some(&labels))?;
+    Ok(pixels)
+}
+
+/// Forward times in milliseconds of several models in alternation: all runs of each.
+pub(super) fn latencies(models: &[&Dit], sizes: &DitConfig, batch: usize, runs: usize) -> Vec<Vec<f64>> {
+    let x = vec![0.5f32; batch * sizes.image_len()];
+    let (t, y) = (vec![500f32; batch], vec![0usize; batch]);
+    let mut times = vec![Vec::with_capacity(runs); models.len()];
+    for run in 0..=runs {
+        for (model, times) in models.iter().zip(&mut times) {
+            let start = Instant::now();
+            std::hint::black_box(model.predict(&x, &t, &y));
+            // The first round warms caches and allocator.
+            if run > 0 {
+                times.push(start.elapsed().as_secs_f64() * 1e3);
+            }
+        }
+    }
+    times
+}

@@ -1,0 +1,124 @@
+//! From measurements to `results.json`.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::evaluate::{FEATURE_SPACE, Scores};
+use super::folder::RunFolder;
+use crate::config::Recipe;
+use crate::data::fashion_mnist::CLASS_NAMES;
+use crate::error::Result;
+use crate::model::Architecture;
+use crate::operator::Slot;
+use crate::report::results::{BlockResult, ModelName, ModelResult, Results, SlotResult};
+
+/// A model's row: cost, and scores where there are any.
+pub(super) fn model(name: ModelName, architecture: &Architecture, scores: Option<Scores>) -> ModelResult {
+    let mut row = ModelResult::new(name, architecture.parameters() as u64, architecture.flops() as u64);
+    if let Some(scores) = scores {
+        row.samples = scores.samples;
+        row.frechet = Some(scores.frechet);
+        row.kid = Some(scores.kid);
+        row.accuracy = Some(scores.accuracy);
+        row.accuracy_interval = Some(scores.accuracy_interval);
+    }
+    row
+}
+
+/// Adds the forward times of the teacher and the grafted model; all grafted rows share an architecture.
+pub(super) fn add_latencies(rows: &mut [ModelResult], times: &[Vec<f64>]) {
+    let median = |times: &[f64]| {
+        let mut sorted = times.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        sorted.get(sorted.len() / 2).copied()
+    };
+    let ratios: Vec<f64> =
+        times[1].iter().zip(&times[0]).map(|(grafted, teacher)| grafted / teacher).collect();
+    for row in rows {
+        let teacher = row.name == ModelName::Teacher;
+        let times = &times[usize::from(!teacher)];
+        row.latency_ms = median(times);
+        row.latency_ms_min = times.iter().copied().reduce(f64::min);
+        row.latency_ms_max = times.iter().copied().reduce(f64::max);
+        row.latency_ratio = if teacher { Some(1.0) } else { median(&ratios) };
+    }
+}
+
+/// Every block before and after.
+pub(super) fn blocks(native: &Architecture, grafted: &Architecture) -> Vec<BlockResult> {
+    let (width, tokens) = (native.dit.hidden, native.dit.tokens());
+    let slot = |block, slot: Slot| {
+        let (before, after) = (native.operator(block, slot), grafted.operator(block, slot));
+        SlotResult {
+            operator: after.name(),
+            original: before.name(),
+            replaced: native.replacement(block, slot) != grafted.replacement(block, slot),
+            params_before: before.parameters(width) as u64,
+            params_after: after.parameters(width) as u64,
+            flops_before: before.flops(width, tokens).total() as u64,
+            flops_after: after.flops(width, tokens).total() as u64,
+        }
+    };
+    let block = |block| BlockResult {
+        block,
+        attention: slot(block, Slot::Attention),
+        mlp: slot(block, Slot::Mlp),
+        restructure: None,
+    };
+    (0..native.dit.depth).map(block).collect()
+}
+
+/// Everything around the numbers: recipe, machine, versions, times.
+pub(super) fn surroundings(
+    recipe: &Recipe,
+    folder: &RunFolder,
+    command: &str,
+    judged: bool,
+) -> Result<Results> {
+    let stages = folder.stages()?;
+    let evaluate = &recipe.evaluate;
+    let precision = kebab(&recipe.precision);
+    Ok(Results {
+        elapsed_s: stages.iter().map(|s| s.seconds).sum(),
+        peak_rss_bytes: peak_memory(),
+        feature_space: judged.then(|| FEATURE_SPACE.to_string()),
+        error_bars: judged
+            .then(|| "standard errors by jackknife over the images; accuracy: 95% Wilson interval".into()),
+        latency_setting: Some(format!(
+            "batch {}, {precision}, {} passes of each model in alternation",
+            evaluate.latency_batch, evaluate.latency_runs
+        )),
+        class_names: if judged { CLASS_NAMES.map(String::from).to_vec() } else { Vec::new() },
+        stages,
+        versions: BTreeMap::from([
+            ("scion".to_string(), env!("CARGO_PKG_VERSION").to_string()),
+            ("burn".to_string(), "0.22.1".to_string()),
+        ]),
+        cpu: cpu_name(),
+        threads: Some(rayon::current_num_threads()),
+        seed: Some(recipe.seed),
+        recipe: Some(recipe.to_toml()),
+        command: Some(command.to_string()),
+        ..Results::default()
+    })
+}
+
+/// How a setting is written in recipes.
+pub(super) fn kebab(value: &impl Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|v| v.as_str().map(String::from)).unwrap_or_default()
+}
+
+/// Largest resident memory of this process so far, in bytes; 0 where the system does not tell.
+pub(super) fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
+fn cpu_name() -> Option<String> {
+    let info = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = info.lines().find(|l| l.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_string())
+}

@@ -1,0 +1,195 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use burn::module::Module;
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+use super::{Progress, RunFolder, training_images};
+use crate::capture::{Activations, Cache, CacheWriter, Site, add_noise, capture};
+use crate::config::Recipe;
+use crate::data::loader::stratified_fraction;
+use crate::data::{Batches, ImageSet, to_unit};
+use crate::diffusion::Schedule;
+use crate::error::{Error, Result};
+use crate::model::{Dit, DitConfig};
+use crate::operator::Operator;
+use crate::train::{CaptureMode, DistillConfig, Distiller};
+
+/// Chance that a captured image's label is the null class: guidance asks the model both ways.
+const LABEL_DROPOUT: f64 = 0.1;
+/// Places in the noise stream where stage 1's images and its held-out ones begin, so that no stage sees
+/// another's noise.
+const CAPTURED: u64 = 1 << 40;
+const HELD_OUT: u64 = 1 << 48;
+
+/// What stage 1 found for one operator.
+#[derive(Clone, Debug)]
+pub struct Regrown {
+    /// Where it stands.
+    pub site: Site,
+    /// Its best weights.
+    pub operator: Operator,
+    /// Number of different training images.
+    pub images: usize,
+    /// Loss on held-out samples before training.
+    pub val_first: f64,
+    /// Loss on held-out samples of the best weights.
+    pub val_best: f64,
+}
+
+/// The teacher's activations, step by step.
+enum Source<'a> {
+    Online { teacher: &'a Dit, sizes: &'a DitConfig, batches: Batches, seed: u64 },
+    Cached { caches: BTreeMap<Site, Cache>, seed: u64 },
+}
+
+/// Regresses fresh operators on the teacher's at all `sites`, going on where an interrupted run stopped.
+///
+/// # Errors
+/// When data or run folder cannot be read or written.
+pub(super) fn stage1(
+    recipe: &Recipe,
+    config: &DistillConfig,
+    teacher: &Dit,
+    sizes: &DitConfig,
+    fresh: &[(Site, Operator)],
+    folder: &mut RunFolder,
+    quiet: bool,
+) -> Result<(Vec<Regrown>, f64)> {
+    let sites: Vec<Site> = fresh.iter().map(|(site, _)| *site).collect();
+    let (training, held_out) = split(training_images(&recipe.data, sizes)?, config.validation, recipe.seed)?;
+    let images = training.len();
+    let validation = captured(teacher, sizes, &held_out, &sites, recipe.seed)?;
+    let operators = fresh.iter().map(|(_, operator)| operator.clone()).collect();
+    let mut distiller =
+        Distiller::new(sites.clone(), operators, sizes.tokens(), sizes.hidden, config.clone(), validation);
+    let first_losses = distiller.validate();
+    let state_file = folder.path("stage1.state.safetensors");
+    let purpose = format!("stage1\n{}", recipe.to_toml());
+    if state_file.exists() {
+        distiller = distiller.resume(&purpose, &state_file)?;
+    }
+    folder.rewind_log("stage1", distiller.steps())?;
+    let source = Source::open(recipe, config, teacher, sizes, &sites, training, folder, quiet)?;
+    let started = Instant::now();
+    let mut progress = Progress::new("stage 1", config.steps, distiller.steps(), quiet);
+    while distiller.steps() < config.steps {
+        let batch = source.batch(distiller.steps(), config.batch, &sites)?;
+        let (next, reports) = distiller.step(&batch)?;
+        distiller = next;
+        let step = distiller.steps();
+        if step.is_multiple_of(10) || step == 1 || reports[0].val_loss.is_some() {
+            reports.iter().try_for_each(|report| folder.log("stage1", report))?;
+        }
+        let mean = reports.iter().map(|r| r.loss).sum::<f64>() / reports.len() as f64;
+        progress.set(step, &format!("loss {mean:.4}"));
+        if step.is_multiple_of(config.checkpoint_every) && step != config.steps {
+            distiller.save(&purpose, &state_file)?;
+        }
+    }
+    let regrown =
+        distiller.best().into_iter().zip(first_losses).map(|((site, operator, val_best), val_first)| {
+            Regrown { site, operator: operator.valid(), images, val_first, val_best }
+        });
+    Ok((regrown.collect(), started.elapsed().as_secs_f64()))
+}
+
+/// Sets `count` images apart for validation, spread over the classes.
+fn split(set: Arc<ImageSet>, count: usize, seed: u64) -> Result<(Arc<ImageSet>, ImageSet)> {
+    if count >= set.len() {
+        return Err(Error::Usage(format!(
+            "distill.validation asks for {count} held-out images, but there are only {} in all",
+            set.len()
+        )));
+    }
+    let mut held_out = stratified_fraction(set.labels(), count as f64 / set.len() as f64, seed)?;
+    held_out.truncate(count);
+    let apart: std::collections::HashSet<usize> = held_out.iter().copied().collect();
+    let rest: Vec<usize> = (0..set.len()).filter(|i| !apart.contains(i)).collect();
+    Ok((Arc::new(set.subset(&rest)?), set.subset(&held_out)?))
+}
+
+/// The teacher's activations on all images of a small set.
+fn captured(
+    teacher: &Dit,
+    sizes: &DitConfig,
+    set: &ImageSet,
+    sites: &[Site],
+    seed: u64,
+) -> Result<BTreeMap<Site, Activations>> {
+    let all: Vec<usize> = (0..set.len()).collect();
+    let images = to_unit(&set.read(&all)?);
+    let schedule = Schedule::linear();
+    let noised = add_noise(sizes, &schedule, &images, set.labels(), LABEL_DROPOUT, seed, HELD_OUT)?;
+    Ok(capture(teacher, sizes, &noised, sites))
+}
+
+impl<'a> Source<'a> {
+    #[allow(clippy::too_many_arguments)]
+    fn open(
+        recipe: &Recipe,
+        config: &DistillConfig,
+        teacher: &'a Dit,
+        sizes: &'a DitConfig,
+        sites: &[Site],
+        training: Arc<ImageSet>,
+        folder: &RunFolder,
+        quiet: bool,
+    ) -> Result<Self> {
+        let seed = recipe.seed;
+        let batches = Batches::new(training, seed, false)?;
+        let online = Self::Online { teacher, sizes, batches, seed };
+        if config.capture == CaptureMode::Online {
+            return Ok(online);
+        }
+        let path =
+            |(block, slot): Site| folder.path(&format!("activations-block{block}-{}.act", slot.name()));
+        if !sites.iter().all(|&site| path(site).exists()) {
+            let width = sizes.tokens() * sizes.hidden;
+            let mut writers = sites
+                .iter()
+                .map(|&s| Ok((s, CacheWriter::create(&path(s), width)?)))
+                .collect::<Result<BTreeMap<_, _>>>()?;
+            let total = config.samples.div_ceil(config.batch) as u64;
+            let mut progress = Progress::new("capture", total, 0, quiet);
+            for step in 0..total {
+                let activations = online.batch(step, config.batch, sites)?;
+                writers.iter_mut().try_for_each(|(site, writer)| writer.append(&activations[site]))?;
+                progress.set(step + 1, "");
+            }
+            writers.into_values().try_for_each(CacheWriter::finish)?;
+        }
+        let caches = sites.iter().map(|&s| Ok((s, Cache::open(&path(s))?))).collect::<Result<_>>()?;
+        Ok(Self::Cached { caches, seed })
+    }
+
+    /// The activations of step `step`, a function of the step alone.
+    fn batch(&self, step: u64, size: usize, sites: &[Site]) -> Result<BTreeMap<Site, Activations>> {
+        match self {
+            Self::Online { teacher, sizes, batches, seed } => {
+                let batch = batches.batch(step, size)?;
+                let first = CAPTURED + step * size as u64;
+                let schedule = Schedule::linear();
+                let noised =
+                    add_noise(sizes, &schedule, &batch.images, &batch.labels, LABEL_DROPOUT, *seed, first)?;
+                Ok(capture(teacher, sizes, &noised, sites))
+            }
+            Self::Cached { caches, seed } => {
+                let samples = caches.values().next().map_or(0, Cache::samples);
+                let per_epoch = (samples / size).max(1) as u64;
+                let mut order: Vec<usize> = (0..samples).collect();
+                let mut rng = ChaCha8Rng::seed_from_u64(*seed);
+                rng.set_stream(step / per_epoch);
+                order.shuffle(&mut rng);
+                let start = (step % per_epoch) as usize * size;
+                Ok(caches
+                    .iter()
+                    .map(|(&site, cache)| (site, cache.read(&order[start..start + size])))
+                    .collect())
+            }
+        }
+    }
+}

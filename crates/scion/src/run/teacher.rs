@@ -1,0 +1,54 @@
+use std::path::Path;
+
+use burn::tensor::Device;
+
+use super::folder::{RunFolder, write_atomically};
+use crate::checkpoint::{Checkpoint, resolve};
+use crate::config::ModelConfig;
+use crate::error::{Error, Result};
+use crate::model::{Architecture, Dit, architecture_of, load};
+
+/// The embedded teacher's file.
+const EMBEDDED: &[u8] =
+    include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/teacher.safetensors"));
+
+/// The name that stands for the embedded teacher wherever a checkpoint is named.
+pub const EMBEDDED_NAME: &str = "embedded";
+
+/// A pretrained model.
+#[derive(Debug)]
+pub struct Teacher {
+    /// The model, without gradients.
+    pub model: Dit,
+    /// Its sizes and grafts.
+    pub architecture: Architecture,
+}
+
+/// Opens a checkpoint by what a user calls it: a path, `hf://…`, or `embedded`.
+///
+/// The embedded teacher is unpacked to `unpack_to` first.
+///
+/// # Errors
+/// When it cannot be found or read.
+pub fn open_checkpoint(name: &str, unpack_to: &Path) -> Result<Checkpoint> {
+    if name == EMBEDDED_NAME {
+        if std::fs::read(unpack_to).ok().as_deref() != Some(EMBEDDED) {
+            write_atomically(unpack_to, EMBEDDED)?;
+        }
+        return Checkpoint::open(unpack_to);
+    }
+    Checkpoint::open(&resolve(name)?)
+}
+
+/// Reads the model that `[model]` names.
+///
+/// # Errors
+/// When it cannot be found, read or understood.
+pub(super) fn load_teacher(model: &ModelConfig, folder: &RunFolder, device: &Device) -> Result<Teacher> {
+    let name = model.checkpoint.as_deref().ok_or_else(|| {
+        Error::Usage("grafting starts from a pretrained model: set model.checkpoint".into())
+    })?;
+    let file = open_checkpoint(name, &folder.path("teacher.safetensors"))?;
+    let architecture = architecture_of(&file, model.heads)?;
+    Ok(Teacher { model: load(&file, &architecture, device)?, architecture })
+}

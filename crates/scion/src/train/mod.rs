@@ -1,0 +1,15 @@
+//! Training: the loop shared by pretraining and stage 2, and stage 1's regression of single operators.
+
+mod config;
+mod distill;
+mod gradient;
+mod regression;
+mod state;
+mod trainer;
+
+pub use config::{CaptureMode, DistillConfig, LrSchedule, RegressionLoss, TrainConfig};
+pub use distill::{Distiller, OperatorReport};
+pub use gradient::{Step, collect, descend};
+pub use regression::regression_loss;
+pub use state::TrainState;
+pub use trainer::{StepReport, Trainer};

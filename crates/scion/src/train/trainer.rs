@@ -1,0 +1,119 @@
+//! The loop of pretraining and stage 2.
+
+use burn::Tensor;
+use burn::module::Module;
+use burn::tensor::TensorData;
+use serde::Serialize;
+
+use super::config::TrainConfig;
+use super::gradient::{Step, collect, descend};
+use super::state::TrainState;
+use crate::capture::add_noise;
+use crate::data::Batch;
+use crate::diffusion::{Schedule, hybrid_loss};
+use crate::error::Result;
+use crate::model::{Dit, DitConfig, apply_weights};
+
+/// What one step reports.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct StepReport {
+    /// Steps done, this one included.
+    pub step: u64,
+    /// mse + vb.
+    pub loss: f64,
+    /// Mean squared error of the predicted noise.
+    pub mse: f64,
+    /// Variational bound of the learned variance, bits a dimension.
+    pub vb: f64,
+    /// Learning rate.
+    pub lr: f64,
+    /// Norm of the gradient before clipping.
+    pub grad_norm: f64,
+}
+
+/// A model under training by the diffusion objective.
+#[derive(Debug)]
+pub struct Trainer {
+    model: Dit,
+    sizes: DitConfig,
+    config: TrainConfig,
+    schedule: Schedule,
+    seed: u64,
+    state: TrainState,
+}
+
+impl Trainer {
+    /// A trainer at `state` of a model on an autodiff device.
+    pub fn new(model: Dit, sizes: DitConfig, config: TrainConfig, seed: u64, state: TrainState) -> Self {
+        Self { model, sizes, config, schedule: Schedule::linear(), seed, state }
+    }
+
+    /// Steps done and optimiser state.
+    pub fn state(&self) -> &TrainState {
+        &self.state
+    }
+
+    /// The model as trained so far.
+    pub fn model(&self) -> &Dit {
+        &self.model
+    }
+
+    /// The model with the moving average of its weights, without gradients.
+    ///
+    /// # Errors
+    /// None in practice: names come from the model itself.
+    pub fn ema_model(&self) -> Result<Dit> {
+        apply_weights(self.model.valid(), |name| Ok(self.state.moments.get(name).map(|m| m.ema.clone())))
+    }
+
+    /// One optimiser step on a batch in [-1, 1].
+    ///
+    /// # Errors
+    /// None of its own.
+    pub fn step(mut self, batch: &Batch) -> Result<(Self, StepReport)> {
+        let (sizes, config) = (&self.sizes, &self.config);
+        let first = self.state.step * batch.labels.len() as u64;
+        let noised = add_noise(
+            sizes,
+            &self.schedule,
+            &batch.images,
+            &batch.labels,
+            config.label_dropout,
+            self.seed,
+            first,
+        )?;
+        let device = self.model.device();
+        let out = self.model.forward(noised.tensor(sizes, &device), &noised.times(), &noised.labels);
+        let values: Vec<f32> =
+            out.clone().detach().into_data().try_into_vec().expect("the model computes in f32");
+        let mut d_out = vec![0f32; values.len()];
+        let loss = hybrid_loss(
+            &self.schedule,
+            &values,
+            &batch.images,
+            &noised.noise,
+            &noised.x_t,
+            &noised.t,
+            Some(&mut d_out),
+        )?;
+        let d_out = Tensor::from_data(TensorData::new(d_out, out.dims()), &device);
+        let gradients = (out * d_out).sum().backward();
+        let by_name = collect(&self.model, &gradients);
+        drop(gradients);
+        let lr = config.lr * config.schedule.factor(self.state.step, config.steps, config.warmup);
+        let step = Step {
+            lr,
+            beta2: config.beta2,
+            weight_decay: config.weight_decay,
+            clip: config.clip,
+            ema: Some(config.ema),
+            number: self.state.step + 1,
+        };
+        let (model, grad_norm) = descend(self.model, &by_name, &mut self.state.moments, step)?;
+        self.model = model;
+        self.state.step += 1;
+        let report =
+            StepReport { step: self.state.step, loss: loss.total, mse: loss.mse, vb: loss.vb, lr, grad_norm };
+        Ok((self, report))
+    }
+}

@@ -1,0 +1,170 @@
+//! Help, completions, usage errors, recipe errors.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::{SMALL_MODEL, assert_names, fixture, listing, printed, refused, scion};
+
+const COMMANDS: [&str; 12] = [
+    "quickstart",
+    "run",
+    "plan",
+    "inspect",
+    "convert",
+    "forward",
+    "pretrain",
+    "distill",
+    "finetune",
+    "sample",
+    "evaluate",
+    "report",
+];
+
+fn shipped(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../recipes").join(name)
+}
+
+#[test]
+fn every_command_explains_itself_with_an_example() {
+    let overview = printed(&mut scion("--help"));
+    for command in COMMANDS.into_iter().chain(["completions"]) {
+        assert!(overview.contains(command), "{command} is not in the overview");
+        let help = printed(scion(command).arg("--help"));
+        assert_names(&help, &["Example", &format!("\n  scion {command} "), "--seed"]);
+    }
+    assert!(printed(&mut scion("--version")).starts_with("scion "));
+}
+
+#[test]
+fn completions_know_every_command() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = printed(scion("completions").arg(shell));
+        COMMANDS.iter().for_each(|command| assert_names(&script, &[command]));
+    }
+    scion("completions").arg("csh").assert().code(2);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn standard_output_that_takes_nothing_is_no_panic() {
+    for arguments in ["inspect embedded", "completions zsh", "quickstart --dry-run"] {
+        let arguments: Vec<&str> = arguments.split(' ').collect();
+        let run = |script: &str| {
+            let mut shell = assert_cmd::Command::new("sh");
+            shell.args(["-c", script]).arg(scion(arguments[0]).get_program()).args(&arguments);
+            shell
+        };
+        let message = refused(&mut run(r#""$0" "$@" > /dev/full"#), 1);
+        assert_names(&message, &["cannot write to standard output"]);
+        let output = run(r#""$0" "$@" | true"#).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    }
+}
+
+#[test]
+fn wrong_arguments_are_usage_errors() {
+    scion("graft").assert().code(2);
+    scion("plan").assert().code(2);
+    scion("sample").args(["embedded", "--out", "x.png", "--class", "1", "--classes", "2,3"]).assert().code(2);
+    scion("sample").args(["embedded", "--out", "x.png", "--steps", "many"]).assert().code(2);
+    scion("inspect").args(["embedded", "--device", "tpu"]).assert().code(2);
+}
+
+#[test]
+fn recipe_errors_name_file_field_and_what_was_expected() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("mine.toml");
+    let head = "[model]\ncheckpoint = \"embedded\"\n";
+    let graft = "[[graft]]\ntarget = \"attention\"\nblocks = \"all\"\n";
+    let cases: [(String, &[&str]); 10] = [
+        (
+            format!("{head}[finetune]\nsteps = 3\nwarm-up = 3\n"),
+            &["line 5", "warm-up", "did you mean `warmup`"],
+        ),
+        (format!("{head}[distil]\nsteps = 3\n"), &["line 3", "distil", "did you mean `distill`"]),
+        (format!("{head}[finetune]\nsteps = \"many\"\n"), &["line 4", "many"]),
+        (format!("{head}[finetune]\nsteps = 0\n"), &["finetune.steps"]),
+        (format!("{head}[finetune]\nsteps = 1\nlr = -1.0\n"), &["finetune.lr", "-1"]),
+        (format!("{head}[data]\nsource = \"embedded\"\nfraction = 1.5\n"), &["data.fraction", "1.5"]),
+        (format!("{head}{graft}operator = {{ kind = \"hyena\" }}\n"), &["line", "hyena", "hyena-x"]),
+        (format!("{head}{graft}operator = {{ kind = \"hyena-x\", kernel = 0 }}\n"), &["kernel"]),
+        ("[model]\npreset = \"dit-huge-2-256\"\n".into(), &["dit-huge-2-256", "dit-xl"]),
+        ("this is no recipe".into(), &["line 1"]),
+    ];
+    for (text, parts) in cases {
+        fs::write(&file, &text).unwrap();
+        let message = refused(scion("plan").arg(&file), 2);
+        assert_names(&message, parts);
+        if !text.contains("preset") && !text.contains("kernel") {
+            assert_names(&message, &["mine.toml"]);
+        }
+    }
+}
+
+#[test]
+fn missing_files_are_named() {
+    for command in ["plan", "run", "distill", "finetune", "pretrain"] {
+        assert_names(&refused(scion(command).arg("nowhere.toml"), 1), &["cannot read", "nowhere.toml"]);
+    }
+    assert_names(&refused(scion("inspect").arg("nowhere.pt"), 1), &["cannot open", "nowhere.pt"]);
+    assert_names(&refused(scion("report").arg("nowhere"), 1), &["nowhere"]);
+    refused(scion("evaluate").arg("nowhere.npz"), 1);
+}
+
+#[test]
+fn names_on_the_hub_are_checked_before_the_network() {
+    assert_names(&refused(scion("inspect").arg("hf://facebook"), 2), &["hf://facebook", "hf://org/repo"]);
+    let empty = tempfile::tempdir().unwrap();
+    let message = refused(scion("inspect").arg("hf://facebook/DiT-XL-2-256").env("HF_HOME", empty.path()), 2);
+    assert_names(&message, &["facebook/DiT-XL-2-256", "HF_HUB_OFFLINE"]);
+}
+
+#[test]
+fn plans_are_printed_and_parse() {
+    let recipe = shipped("quickstart.toml");
+    assert_names(&printed(scion("plan").arg(&recipe)), &["hyena-x", "parameters:", "FLOPs"]);
+    let json: serde_json::Value =
+        serde_json::from_str(&printed(scion("plan").arg(&recipe).arg("--json"))).unwrap();
+    assert_eq!(json["grafts"].as_array().unwrap().len() * 2, json["dit"]["depth"].as_u64().unwrap() as usize);
+    assert_eq!(json["grafts"][0]["operator"]["kind"], "hyena-x");
+}
+
+#[test]
+fn dry_runs_leave_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |command: &str| {
+        let mut program = scion(command);
+        program.current_dir(folder.path());
+        program
+    };
+    assert_names(&printed(run("quickstart").arg("--dry-run")), &["seed = 1", "hyena-x", "parameters:"]);
+    for command in ["run", "distill", "finetune"] {
+        let recipe = shipped("quickstart.toml").canonicalize().unwrap();
+        let text = printed(run(command).arg(recipe).args(["--dry-run", "--seed", "7", "--out", "made"]));
+        assert_names(&text, &["seed = 7", "hyena-x", "parameters:"]);
+    }
+    let recipe = shipped("teacher.toml").canonicalize().unwrap();
+    assert_names(&printed(run("pretrain").arg(recipe).arg("--dry-run")), &["[pretrain]", "steps = "]);
+    assert_eq!(listing(folder.path()), [""; 0]);
+}
+
+#[test]
+fn finished_output_is_never_overwritten() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, "precious").unwrap();
+        path
+    };
+    let (model, heads) = (fixture(SMALL_MODEL), ["--heads", "3"]);
+    let (kept, png, npz) = (file("kept.safetensors"), file("kept.png"), file("kept.npz"));
+    let inputs = fixture("dit/odd/inputs.safetensors");
+    let messages = [
+        refused(scion("convert").arg(&model).arg(&kept).args(["--layout", "scion"]).args(heads), 1),
+        refused(scion("forward").arg(&model).arg("--inputs").arg(inputs).arg("--output").arg(&kept), 1),
+        refused(scion("sample").arg(&model).arg("--out").arg(&png).args(heads), 1),
+        refused(scion("sample").arg(&model).arg("--out").arg(&npz).args(heads), 1),
+    ];
+    messages.iter().for_each(|message| assert_names(message, &["kept."]));
+    assert!([kept, png, npz].iter().all(|path| fs::read(path).unwrap() == b"precious"));
+}

@@ -1,0 +1,117 @@
+//! Drawing images: what changes them, what does not, and going on after an interruption.
+
+use std::fs;
+use std::path::Path;
+
+use assert_cmd::Command;
+
+use super::{SMALL_MODEL, assert_names, fixture, listing, printed, refused, scion};
+
+fn sample(out: &Path, count: &str) -> Command {
+    let mut command = scion("sample");
+    command
+        .arg(fixture(SMALL_MODEL))
+        .args(["--heads", "3", "--steps", "2", "--count", count])
+        .arg("--out")
+        .arg(out);
+    command
+}
+
+/// Names and bytes of a folder's files.
+fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    listing(folder).into_iter().map(|name| (name.clone(), fs::read(folder.join(name)).unwrap())).collect()
+}
+
+#[test]
+fn images_depend_on_seed_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    for sampler in ["ddim", "ddpm"] {
+        let drawn = |name: &str, more: &[&str]| {
+            let out = folder.path().join(format!("{sampler}-{name}"));
+            printed(sample(&out, "7").args(["--sampler", sampler]).args(more));
+            contents(&out)
+        };
+        let first = drawn("first", &["--seed", "3"]);
+        assert_eq!(first.len(), 7);
+        assert!(first == drawn("again", &["--seed", "3"]), "{sampler}: the same seed gives other images");
+        for (name, option) in
+            [("batch", ["--batch", "3"]), ("single", ["--batch", "1"]), ("threads", ["--threads", "1"])]
+        {
+            let other = drawn(name, &["--seed", "3", option[0], option[1]]);
+            assert!(first == other, "{sampler}: {option:?} changes images");
+        }
+        let other = drawn("seed", &["--seed", "4"]);
+        assert!(first.iter().zip(&other).all(|(a, b)| a != b), "{sampler}: the seed changes nothing");
+    }
+}
+
+#[test]
+fn array_files_hold_images_and_labels_reproducibly() {
+    let folder = tempfile::tempdir().unwrap();
+    let drawn = |name: &str, batch: &str| {
+        let out = folder.path().join(name);
+        printed(sample(&out, "6").args(["--classes", "4,1", "--batch", batch]));
+        out
+    };
+    let file = drawn("a.npz", "6");
+    assert!(fs::read(&file).unwrap() == fs::read(drawn("b.npz", "4")).unwrap());
+    let set = scion::data::samples::read_samples(&file).unwrap();
+    assert_eq!((set.len(), set.labels()), (6, &[4, 1, 4, 1, 4, 1][..]));
+    assert_eq!((set.shape().channels, set.shape().height), (1, 12));
+    let png = drawn("grid.png", "6");
+    assert!(fs::read(png).unwrap().starts_with(b"\x89PNG"));
+}
+
+#[test]
+fn an_interrupted_folder_is_completed_with_the_same_images() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
+    printed(&mut sample(&whole, "270"));
+    let expected = contents(&whole);
+    assert_eq!((expected.len(), expected[269].0.as_str()), (270, "000269.png"));
+    // A first session got through a chunk of 256 and a part of the next one.
+    fs::create_dir(&broken).unwrap();
+    for (name, bytes) in &expected[..260] {
+        fs::write(broken.join(name), bytes).unwrap();
+    }
+    let time = |name: &str| fs::metadata(broken.join(name)).unwrap().modified().unwrap();
+    let before = time("000255.png");
+    printed(&mut sample(&broken, "270"));
+    assert!(contents(&broken) == expected);
+    assert_eq!(time("000255.png"), before, "finished images are drawn again");
+    let last = time("000269.png");
+    printed(&mut sample(&broken, "270"));
+    assert_eq!(time("000269.png"), last, "a complete folder is drawn again");
+}
+
+#[test]
+fn impossible_requests_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.png");
+    let message = refused(sample(&out, "4").args(["--class", "5"]), 2);
+    assert_names(&message, &["class 5", "0 to 4"]);
+    assert_names(&refused(sample(&out, "4").args(["--classes", "1,9"]), 2), &["class 9"]);
+    let mut idle = scion("sample");
+    idle.arg(fixture(SMALL_MODEL)).args(["--heads", "3", "--steps", "0", "--out"]).arg(&out);
+    assert_names(&refused(&mut idle, 2), &["--steps 0"]);
+    assert_names(&refused(&mut sample(&folder.path().join("out.jpg"), "4"), 2), &[".jpg", ".png"]);
+    let mut latents = scion("sample");
+    latents.arg(fixture("dit/nosigma/model.pt")).args(["--heads", "4", "--out"]).arg(&out);
+    assert_names(&refused(&mut latents, 2), &["latents of 4 channels"]);
+    assert_eq!(listing(folder.path()), [""; 0]);
+    assert_names(&refused(&mut sample(&folder.path().join("none"), "0"), 2), &["--count 0"]);
+    assert_names(&refused(sample(&out, "4").args(["--cfg", "nan"]), 2), &["--cfg NaN"]);
+    let nowhere = folder.path().join("nowhere/out.png");
+    assert_names(&refused(&mut sample(&nowhere, "1"), 1), &["cannot be written", "nowhere/out.png"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_full_disk_leaves_no_partial_file() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["full.npz", "full.png"] {
+        let message = refused(&mut super::on_full_disk(&sample(&folder.path().join(name), "150")), 1);
+        assert_names(&message, &["cannot write", name]);
+        assert_eq!(listing(folder.path()), [""; 0], "{name} left something");
+    }
+}

@@ -1,0 +1,78 @@
+//! Every operator against PyTorch on random weights under the published names: values and gradients.
+
+use std::path::Path;
+
+use burn::Tensor;
+use burn::tensor::{Device, TensorData};
+use scion::checkpoint::Checkpoint;
+use scion::model::apply_weights;
+use scion::operator::{AttentionConfig, HyenaXConfig, Init, MlpConfig, OperatorConfig, SlidingWindowConfig};
+use scion::train::collect;
+
+/// Largest difference over the largest expected magnitude.
+fn error(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    let top = expected.iter().fold(1e-6f32, |m, v| m.max(v.abs()));
+    found.iter().zip(expected).map(|(f, e)| (f - e).abs()).fold(0.0, f32::max) / top
+}
+
+fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_into_vec().unwrap()
+}
+
+fn check(case: &str, config: &OperatorConfig) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/operators");
+    let golden = Checkpoint::open(&folder.join(format!("{case}.safetensors"))).unwrap();
+    let device = Device::flex().autodiff();
+    let shape = golden.entry("x").unwrap().shape.clone();
+    let operator = config.init(shape[2], &mut Init::empty(&device)).unwrap();
+    // A variant's name is no level of its own, so the operator's parameters have their published names.
+    let operator = apply_weights(operator, |name| golden.read_f32(name).map(Some)).unwrap();
+    let tensor = |name: &str| {
+        Tensor::<3>::from_data(TensorData::new(golden.read_f32(name).unwrap(), shape.clone()), &device)
+    };
+    let x = tensor("x").require_grad();
+    let out = operator.forward(x.clone());
+    let difference = error(&values(out.clone().detach()), &golden.read_f32("out").unwrap());
+    assert!(difference < 1e-5, "{case}: output differs by {difference}");
+    let gradients = (out * tensor("w")).sum().backward();
+    let mut found = collect(&operator, &gradients);
+    found.insert("x".into(), values(x.grad(&gradients).unwrap()));
+    for (name, gradient) in &found {
+        let difference = error(gradient, &golden.read_f32(&format!("grad.{name}")).unwrap());
+        assert!(difference < 1e-4, "{case}: gradient of {name} differs by {difference}");
+    }
+    let compared = golden.names().filter(|name| name.starts_with("grad.")).count();
+    assert_eq!(compared, found.len(), "{case}: every gradient is compared");
+}
+
+#[test]
+fn sliding_window_matches_pytorch() {
+    for (case, heads, left, right) in [("a", 2, 4, 4), ("b", 3, 2, 1), ("c", 1, 0, 5)] {
+        let config = SlidingWindowConfig { heads, left, right };
+        check(&format!("sliding-window-{case}"), &OperatorConfig::SlidingWindow(config));
+    }
+}
+
+#[test]
+fn hyena_x_matches_pytorch() {
+    for (case, kernel) in [("a", 4), ("b", 3), ("c", 4)] {
+        check(&format!("hyena-x-{case}"), &OperatorConfig::HyenaX(HyenaXConfig { kernel }));
+    }
+}
+
+#[test]
+fn mlp_matches_pytorch() {
+    for (case, ratio) in [("a", 3.0), ("b", 0.5), ("c", 6.0)] {
+        check(&format!("mlp-{case}"), &OperatorConfig::Mlp(MlpConfig { ratio }));
+    }
+}
+
+#[test]
+fn a_config_that_does_not_fit_is_refused() {
+    let attention = OperatorConfig::Attention(AttentionConfig { heads: 5 });
+    assert!(attention.check(16, 4).is_err());
+    assert!(OperatorConfig::Mlp(MlpConfig { ratio: 0.3 }).check(16, 4).is_err());
+    let window = SlidingWindowConfig { heads: 2, left: 9, right: 9 };
+    assert!(OperatorConfig::SlidingWindow(window).check(16, 4).is_err());
+}

@@ -1,0 +1,42 @@
+# The usual commands. `just --list` names them.
+
+python := env("PYTHON", ".venv/bin/python")
+dit_repo := env("DIT_REPO", "../DiT")
+
+# Everything a pull request must pass.
+check:
+    .ci/run
+
+# The tests.
+test *args:
+    cargo test --workspace {{args}}
+
+# Formats the code.
+fmt:
+    cargo fmt --all
+
+# The main job on the embedded model and data, to a report.
+quickstart *args:
+    cargo run --release -- quickstart {{args}}
+
+# Makes the golden data anew (needs PyTorch and a checkout of facebookresearch/DiT; see CONTRIBUTING.md).
+fixtures:
+    {{python}} scripts/fixtures/data.py --dit-repo {{dit_repo}}
+    {{python}} scripts/fixtures/diffusion.py --dit-repo {{dit_repo}}
+    {{python}} scripts/fixtures/dit.py --dit-repo {{dit_repo}}
+    {{python}} scripts/fixtures/metrics.py
+
+# Checks the golden data against their manifest.
+check-fixtures:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    cd fixtures
+    tail -q -n +3 MANIFEST.d/*.txt | sha256sum --check --quiet
+    diff <(tail -q -n +3 MANIFEST.d/*.txt | cut -c67- | LC_ALL=C sort) <(find . -mindepth 2 -type f -not -path './MANIFEST.d/*' | cut -c3- | LC_ALL=C sort)
+
+# Trains the embedded teacher anew and replaces assets/teacher.safetensors (f16).
+teacher:
+    cargo run --release -- pretrain recipes/teacher.toml --out runs/teacher
+    rm -f runs/teacher/teacher-f16.safetensors
+    cargo run --release -- convert runs/teacher/model.safetensors runs/teacher/teacher-f16.safetensors --layout scion --dtype f16
+    cp runs/teacher/teacher-f16.safetensors assets/teacher.safetensors
