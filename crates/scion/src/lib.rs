@@ -3,6 +3,8 @@
 //!
 //! Modules in the order data flows through them.
 
+mod atomic;
+pub mod bench;
 pub mod capture;
 pub mod checkpoint;
 pub mod classifier;

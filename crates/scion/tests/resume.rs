@@ -205,7 +205,7 @@ fn cached_capture_and_the_turn_to_stage_2_survive_kills() {
     let (unbroken, killed) = (bench.path("unbroken"), bench.path("killed"));
     finish("finetune", &recipe, &unbroken);
     let moments = [
-        File(".tmp"),
+        File(".activations-"),
         File("activations-"),
         Step("stage1", 10),
         Step("stage1", 50),

@@ -10,6 +10,7 @@ use memmap2::Mmap;
 use sha2::{Digest, Sha256};
 
 use super::Activations;
+use crate::atomic::AtomicFile;
 use crate::error::{Error, Result};
 
 /// First bytes of a cache file.
@@ -21,7 +22,7 @@ const HEADER: usize = 8 + 8 + 8 + 32;
 #[derive(Debug)]
 pub struct CacheWriter {
     path: PathBuf,
-    temporary: tempfile::NamedTempFile,
+    file: BufWriter<AtomicFile>,
     hash: Sha256,
     samples: u64,
     width: usize,
@@ -41,11 +42,9 @@ impl CacheWriter {
     /// # Errors
     /// When the folder cannot be written.
     pub fn create(path: &Path, width: usize) -> Result<Self> {
-        let folder = path.parent().unwrap_or(Path::new("."));
-        let mut temporary = tempfile::NamedTempFile::new_in(folder)
-            .map_err(|e| Error::io("create a cache file in", folder, e))?;
-        temporary.write_all(&[0; HEADER]).map_err(|e| Error::io("write", path, e))?;
-        Ok(Self { path: path.into(), temporary, hash: Sha256::new(), samples: 0, width })
+        let mut file = BufWriter::with_capacity(1 << 20, AtomicFile::create(path)?);
+        file.write_all(&[0; HEADER]).map_err(|e| Error::io("write", path, e))?;
+        Ok(Self { path: path.into(), file, hash: Sha256::new(), samples: 0, width })
     }
 
     /// Appends a batch.
@@ -53,7 +52,6 @@ impl CacheWriter {
     /// # Errors
     /// When the disk refuses it.
     pub fn append(&mut self, batch: &Activations) -> Result<()> {
-        let mut writer = BufWriter::new(self.temporary.as_file());
         let mut halves = vec![f16::ZERO; self.width];
         for (input, output) in batch.input.chunks_exact(self.width).zip(batch.output.chunks_exact(self.width))
         {
@@ -61,28 +59,26 @@ impl CacheWriter {
                 halves.convert_from_f32_slice(side);
                 let bytes: &[u8] = bytemuck::cast_slice(&halves);
                 self.hash.update(bytes);
-                writer.write_all(bytes).map_err(|e| Error::io("write", &self.path, e))?;
+                self.file.write_all(bytes).map_err(|e| Error::io("write", &self.path, e))?;
             }
             self.samples += 1;
         }
-        writer.flush().map_err(|e| Error::io("write", &self.path, e))
+        Ok(())
     }
 
     /// Completes the file and gives it its name.
     ///
     /// # Errors
     /// When the disk refuses it.
-    pub fn finish(mut self) -> Result<()> {
+    pub fn finish(self) -> Result<()> {
         let io = |e| Error::io("write", &self.path, e);
-        let file = self.temporary.as_file_mut();
+        let mut file = self.file.into_inner().map_err(|e| io(e.into_error()))?;
         file.seek(SeekFrom::Start(0)).map_err(io)?;
         file.write_all(MAGIC).map_err(io)?;
         file.write_all(&self.samples.to_le_bytes()).map_err(io)?;
         file.write_all(&(self.width as u64).to_le_bytes()).map_err(io)?;
         file.write_all(&self.hash.finalize()).map_err(io)?;
-        file.sync_all().map_err(io)?;
-        self.temporary.persist(&self.path).map_err(|e| Error::io("rename", &self.path, e.error))?;
-        Ok(())
+        file.commit()
     }
 }
 

@@ -4,13 +4,13 @@
 //! name whole or not at all.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::Path;
 
 use half::{bf16, f16};
 
 use super::{FORMAT_KEY, FORMAT_VERSION, MODEL_KEY, write_pytorch};
+use crate::atomic;
 use crate::error::{Error, Result};
 
 /// The element type that a writer stores.
@@ -160,7 +160,7 @@ pub fn write_safetensors(
 ) -> Result<()> {
     ensure_distinct(path, tensors)?;
     let header = header(tensors, precision, metadata);
-    write_atomic(path, |file| {
+    atomic::write_with(path, |file| {
         let write_error = |e| Error::io("write", path, e);
         file.write_all(&(header.len() as u64).to_le_bytes()).map_err(write_error)?;
         file.write_all(&header).map_err(write_error)?;
@@ -200,43 +200,5 @@ pub(super) fn ensure_distinct(path: &Path, tensors: &[TensorSource]) -> Result<(
             Err(Error::Tensors { path: path.into(), detail })
         }
         None => Ok(()),
-    }
-}
-
-/// Writes a file under a temporary name in the same folder, syncs it, and renames it to `path`: a kill at any instant
-/// leaves the old file or the new one. A failure removes the temporary file.
-pub(super) fn write_atomic(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
-    let name = path
-        .file_name()
-        .ok_or_else(|| Error::invalid(path, "is not a file name; expected where to write"))?;
-    let temporary =
-        Temporary(path.with_file_name(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id())));
-    let file = File::create(&temporary.0).map_err(|e| Error::io("create", path, e))?;
-    let mut writer = BufWriter::with_capacity(1 << 20, file);
-    fill(&mut writer)?;
-    let file = writer.into_inner().map_err(|e| Error::io("write", path, e.into_error()))?;
-    file.sync_all().map_err(|e| Error::io("sync", path, e))?;
-    drop(file);
-    std::fs::rename(&temporary.0, path).map_err(|e| Error::io("rename the finished file to", path, e))?;
-    sync_folder(path)
-}
-
-/// Makes the rename itself durable; only Unix lets a folder be synced.
-fn sync_folder(path: &Path) -> Result<()> {
-    if cfg!(unix) {
-        let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(parent)
-            .and_then(|folder| folder.sync_all())
-            .map_err(|e| Error::io("sync the folder of", path, e))?;
-    }
-    Ok(())
-}
-
-struct Temporary(PathBuf);
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        // After the rename there is nothing to remove; after a failure nothing more can be done about it.
-        let _ = std::fs::remove_file(&self.0);
     }
 }

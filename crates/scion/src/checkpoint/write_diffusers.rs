@@ -1,12 +1,12 @@
 //! The diffusers layout: a folder with `config.json` and one safetensors file.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
 use std::path::Path;
 
 use super::diffusers::{POS_EMBED, Pair, Piece, sincos_positions, table};
 use super::infer::DitShape;
-use super::write::{Precision, TensorSource, write_atomic, write_safetensors};
+use super::write::{Precision, TensorSource, write_safetensors};
+use crate::atomic;
 use crate::error::{Error, Result};
 
 /// Largest difference between a stored position table and the formula that counts as rounding, bf16's included.
@@ -43,7 +43,7 @@ pub fn write_diffusers(
     })?;
     // Last, so that a folder whose writing was cut short is seen to be incomplete.
     let path = folder.join("config.json");
-    write_atomic(&path, |file| writeln!(file, "{config:#}").map_err(|e| Error::io("write", &path, e)))
+    atomic::write(&path, format!("{config:#}\n").as_bytes())
 }
 
 fn unfit(folder: &Path, why: &str) -> Error {

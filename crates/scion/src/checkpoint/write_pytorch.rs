@@ -6,7 +6,8 @@ use std::path::Path;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
-use super::write::{Precision, TensorSource, ensure_distinct, write_atomic};
+use super::write::{Precision, TensorSource, ensure_distinct};
+use crate::atomic;
 use crate::error::{Error, Result};
 use crate::zip_output::ZipOutput;
 
@@ -19,7 +20,7 @@ const ROOT: &str = "archive";
 /// A failed read or write, two tensors of one name, or a value that the precision cannot hold.
 pub fn write_pytorch(path: &Path, tensors: &[TensorSource], precision: Precision) -> Result<()> {
     ensure_distinct(path, tensors)?;
-    write_atomic(path, |file| {
+    atomic::write_with(path, |file| {
         let mut zip = ZipWriter::new(ZipOutput::new(file));
         let small = [
             ("data.pkl", pickle(path, tensors, precision)?),

@@ -34,7 +34,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { epochs: 20, batch: 128, lr: 2e-3, weight_decay: 0.02, smoothing: 0.05, seed: 0 }
+        Self { epochs: 16, batch: 128, lr: 2e-3, weight_decay: 0.02, smoothing: 0.05, seed: 0 }
     }
 }
 

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use burn::tensor::Device;
 use clap::{Args, ValueEnum};
 
-use super::inspect::with_checkpoint;
 use crate::checkpoint::{DitShape, Precision, ensure_absent, write_diffusers, write_dit};
 use crate::error::{Error, Result};
 use crate::model::{architecture_of, load, save_scion_as, tensor_sources};
+use crate::run::with_checkpoint;
 
 #[derive(Args)]
 pub struct ConvertArguments {

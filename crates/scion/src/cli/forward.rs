@@ -3,10 +3,10 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use clap::Args;
 
-use super::inspect::with_checkpoint;
 use crate::checkpoint::{Checkpoint, Dtype, Precision, TensorSource, ensure_absent, write_safetensors};
 use crate::error::{Error, Result};
 use crate::model::{DitConfig, architecture_of, load};
+use crate::run::with_checkpoint;
 
 #[derive(Args)]
 pub struct ForwardArguments {

@@ -6,10 +6,7 @@ use clap::Args;
 use super::{Common, plan, set_precision};
 use crate::config::Recipe;
 use crate::error::Result;
-use crate::run::{self, Outcome, Until};
-
-/// The recipe of `scion quickstart`.
-const QUICKSTART: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../recipes/quickstart.toml"));
+use crate::run::{self, Outcome, QUICKSTART, Until};
 
 #[derive(Args)]
 pub struct QuickstartArguments {

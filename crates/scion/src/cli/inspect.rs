@@ -3,10 +3,9 @@ use std::path::Path;
 
 use clap::Args;
 
-use crate::checkpoint::Checkpoint;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::{Architecture, architecture_of};
-use crate::run::open_checkpoint;
+use crate::run::with_checkpoint;
 
 #[derive(Args)]
 pub struct InspectArguments {
@@ -18,12 +17,6 @@ pub struct InspectArguments {
     /// Attention heads, where neither the file nor its width tells
     #[arg(long)]
     heads: Option<usize>,
-}
-
-/// Opens a checkpoint for as long as `use_it` runs; the embedded one is unpacked to a temporary folder.
-pub fn with_checkpoint<T>(name: &str, use_it: impl FnOnce(&Checkpoint) -> Result<T>) -> Result<T> {
-    let folder = tempfile::tempdir().map_err(|e| Error::io("create a folder in", std::env::temp_dir(), e))?;
-    use_it(&open_checkpoint(name, &folder.path().join("teacher.safetensors"))?)
 }
 
 pub fn inspect(arguments: &InspectArguments) -> Result<()> {

@@ -5,6 +5,7 @@ macro_rules! say {
     ($($text:tt)*) => { $crate::cli::written(writeln!(std::io::stdout(), $($text)*))? };
 }
 
+mod bench;
 mod convert;
 mod evaluate;
 mod forward;
@@ -103,6 +104,11 @@ enum Command {
         after_help = "Examples:\n  scion evaluate samples.npz\n  scion evaluate a-features.npz --reference b-features.npz"
     )]
     Evaluate(evaluate::EvaluateArguments),
+    /// Times the kernels and the stages on this machine
+    #[command(
+        after_help = "Examples:\n  scion bench\n  scion bench --only dit-train,distil-swa --precision bf16 --json"
+    )]
+    Bench(bench::BenchArguments),
     /// Makes the HTML report of a run folder anew
     #[command(after_help = "Example:\n  scion report runs/first")]
     Report {
@@ -153,6 +159,7 @@ fn execute(command: Command, common: &Common) -> Result<()> {
         Command::Forward(arguments) => forward::forward(&arguments),
         Command::Sample(arguments) => sample::sample(&arguments, common),
         Command::Evaluate(arguments) => evaluate::evaluate(&arguments, common),
+        Command::Bench(arguments) => bench::bench(&arguments),
         Command::Report { run } => {
             say!("{}", crate::report::from_run_dir(&run)?.display());
             Ok(())

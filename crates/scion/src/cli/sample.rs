@@ -1,10 +1,13 @@
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use clap::{Args, ValueEnum};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
 
-use super::inspect::with_checkpoint;
 use super::{Common, set_precision};
+use crate::atomic;
 use crate::checkpoint::ensure_absent;
 use crate::config::{PrecisionConfig, SampleConfig, SamplerConfig};
 use crate::data::image_io::{GridOptions, grid, save_folder, save_png};
@@ -12,8 +15,8 @@ use crate::data::samples::write_samples;
 use crate::data::{ImageShape, from_unit};
 use crate::diffusion::GuidanceChannels;
 use crate::error::{Error, Result};
-use crate::model::{DitConfig, architecture_of, load};
-use crate::run::{Progress, sample_images};
+use crate::model::{Dit, DitConfig, architecture_of, load, parameters};
+use crate::run::{Progress, sample_images, with_checkpoint};
 
 #[derive(Args)]
 pub struct SampleArguments {
@@ -66,16 +69,22 @@ enum PrecisionChoice {
     Bf16,
 }
 
+impl PrecisionChoice {
+    fn config(self) -> PrecisionConfig {
+        match self {
+            Self::F32 => PrecisionConfig::F32,
+            Self::Bf16 => PrecisionConfig::Bf16,
+        }
+    }
+}
+
 /// Images drawn between two writes of a folder, so that an interrupted run goes on where it stopped.
 const CHUNK: usize = 256;
 
 pub fn sample(arguments: &SampleArguments, common: &Common) -> Result<()> {
     let form = arguments.out.extension().and_then(|e| e.to_str()).map(str::to_lowercase);
     check(arguments, form.as_deref())?;
-    set_precision(match arguments.precision {
-        PrecisionChoice::F32 => PrecisionConfig::F32,
-        PrecisionChoice::Bf16 => PrecisionConfig::Bf16,
-    });
+    set_precision(arguments.precision.config());
     with_checkpoint(&arguments.model, |file| {
         let architecture = architecture_of(file, arguments.heads)?;
         let sizes = &architecture.dit;
@@ -89,6 +98,9 @@ pub fn sample(arguments: &SampleArguments, common: &Common) -> Result<()> {
             )));
         }
         let model = load(file, &architecture, &Device::flex())?;
+        if form.is_none() {
+            claim(&arguments.out, &settings(arguments, &model, common.seed.unwrap_or(0)))?;
+        }
         let done = if form.is_none() { already_there(&arguments.out, labels.len()) } else { 0 };
         let mut progress = Progress::new("sample", labels.len() as u64, done as u64, common.quiet);
         let mut pixels = Vec::new();
@@ -176,6 +188,61 @@ fn labels(arguments: &SampleArguments, sizes: &DitConfig) -> Result<Vec<usize>> 
         )));
     }
     Ok((0..arguments.count).map(|i| classes[i % classes.len()]).collect())
+}
+
+/// Beside the images of a folder: what decided them.
+const SETTINGS: &str = "sample.json";
+
+/// Everything that decides an image besides its number.
+fn settings(arguments: &SampleArguments, model: &Dit, seed: u64) -> Value {
+    let mut hash = Sha256::new();
+    parameters(model, |name, data| {
+        hash.update(name);
+        hash.update(data.as_bytes());
+    });
+    let weights: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let sampling = config(arguments);
+    serde_json::json!({
+        "model": arguments.model,
+        "weights-sha256": weights,
+        "seed": seed,
+        "class": arguments.class,
+        "classes": arguments.classes,
+        "sampler": sampling.sampler,
+        "steps": sampling.steps,
+        "cfg": sampling.cfg,
+        "guidance": sampling.guidance,
+        "precision": arguments.precision.config(),
+    })
+}
+
+/// Makes a folder the place of images of these settings.
+///
+/// # Errors
+/// `Exists` when it holds images of others.
+fn claim(folder: &Path, settings: &Value) -> Result<()> {
+    let path = folder.join(SETTINGS);
+    let exists = |detail: String| {
+        let detail = format!("{detail}; choose another --out, or delete the folder");
+        Err(Error::Exists { path: folder.into(), detail })
+    };
+    if !path.exists() {
+        if folder.join("000000.png").exists() {
+            return exists(format!("holds images, but no {SETTINGS} that tells where they come from"));
+        }
+        fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
+        return atomic::write(&path, format!("{settings:#}\n").as_bytes());
+    }
+    let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+    let found: Value =
+        serde_json::from_str(&text).map_err(|e| Error::invalid(&path, format!("is damaged: {e}")))?;
+    let fields = settings.as_object().expect("settings are an object");
+    // The same weights may lie under another name by now.
+    let changed = fields.iter().filter(|(name, value)| *name != "model" && found.get(name) != Some(value));
+    let changes: Vec<String> = changed
+        .map(|(name, value)| format!("{name} {} instead of {value}", found.get(name).unwrap_or(&Value::Null)))
+        .collect();
+    if changes.is_empty() { Ok(()) } else { exists(format!("holds images of {}", changes.join(", "))) }
 }
 
 /// How many images from the first on a folder holds already, in whole chunks.

@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::idx::{self, IdxArray};
 use super::image_set::{ImageSet, ImageShape, Origins};
+use crate::atomic;
 use crate::error::{Error, Result};
 
 /// Class names in label order.
@@ -177,7 +178,7 @@ fn download(mirrors: &[&str], name: &str, sha256: &str, cache: &Path) -> Result<
             Ok(bytes)
         });
         match outcome {
-            Ok(bytes) => return write_whole(&target, &bytes),
+            Ok(bytes) => return atomic::write(&target, &bytes),
             Err(reason) => failures.push(format!("{url}: {reason}")),
         }
     }
@@ -212,18 +213,9 @@ fn verify(archive: &[u8], sha256: &str, path: &Path) -> Result<()> {
     Err(Error::invalid(path, detail))
 }
 
-/// Writes to a temporary name, syncs, renames: the file is whole or absent.
-fn write_whole(target: &Path, bytes: &[u8]) -> Result<()> {
-    let dir = target.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(|e| Error::io("create a file in", dir, e))?;
-    file.write_all(bytes)
-        .and_then(|()| file.as_file().sync_all())
-        .map_err(|e| Error::io("write", file.path(), e))?;
-    file.persist(target).map(drop).map_err(|e| Error::io("write", target, e.error))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::net::TcpListener;
     use std::thread;
 

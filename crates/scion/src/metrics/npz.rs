@@ -9,6 +9,7 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 pub use super::npy::{NpyArray, NpyData};
+use crate::atomic::AtomicFile;
 use crate::error::{Error, Result};
 use crate::zip_output::ZipOutput;
 
@@ -68,11 +69,8 @@ impl Npz {
 /// # Errors
 /// `Usage` if an array's shape does not fit its values; `Io` if the file cannot be written.
 pub fn write_npz(path: &Path, arrays: &[(&str, &NpyArray)]) -> Result<()> {
-    let folder = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let file =
-        tempfile::NamedTempFile::new_in(folder).map_err(|e| Error::io("create a file in", folder, e))?;
     let write_error = |e: std::io::Error| Error::io("write", path, e);
-    let mut archive = ZipWriter::new(ZipOutput::new(BufWriter::new(file)));
+    let mut archive = ZipWriter::new(ZipOutput::new(BufWriter::new(AtomicFile::create(path)?)));
     for (name, array) in arrays {
         let bytes = array.to_bytes().map_err(|e| Error::Usage(format!("cannot write array {name}: {e}")))?;
         let options = SimpleFileOptions::default()
@@ -83,9 +81,7 @@ pub fn write_npz(path: &Path, arrays: &[(&str, &NpyArray)]) -> Result<()> {
         archive.write_all(&bytes).map_err(write_error)?;
     }
     let buffer = archive.finish().map_err(|e| write_error(e.into()))?;
-    let file = buffer.into_inner().into_inner().map_err(|e| write_error(e.into_error()))?;
-    file.as_file().sync_all().map_err(write_error)?;
-    file.persist(path).map(drop).map_err(|e| write_error(e.error))
+    buffer.into_inner().into_inner().map_err(|e| write_error(e.into_error()))?.commit()
 }
 
 #[cfg(test)]

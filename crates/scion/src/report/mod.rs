@@ -14,12 +14,11 @@ mod read;
 pub mod results;
 mod tables;
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 pub use results::Results;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Everything on the page.
 #[derive(Debug, Clone)]
@@ -73,7 +72,7 @@ impl Report<'_> {
     ) -> Result<()> {
         let run = run_name(run_dir);
         let html = Report { run: &run, results, curves, grids }.html();
-        write_atomically(out, html.as_bytes())
+        crate::atomic::write(out, html.as_bytes())
     }
 
     /// The page as one HTML document.
@@ -98,33 +97,21 @@ pub fn from_run_dir(dir: &Path) -> Result<PathBuf> {
     Ok(out)
 }
 
+/// A stage's name for people, from its name in a run folder's files.
+fn stage_title(name: &str) -> &str {
+    match name {
+        "stage1" => "Stage 1",
+        "stage2" => "Stage 2",
+        "samples" => "Samples",
+        "evaluation" => "Evaluation",
+        other => other,
+    }
+}
+
 /// The folder's own name, also for `.` and paths that end in `..`.
 fn run_name(dir: &Path) -> String {
     let whole = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
     whole.file_name().map_or_else(|| "run".into(), |n| n.to_string_lossy().into_owned())
-}
-
-fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let failed = |e| Error::io("write", path, e);
-    let mut file = tempfile::Builder::new().prefix(".report").tempfile_in(parent).map_err(failed)?;
-    file.write_all(bytes).map_err(failed)?;
-    file.as_file().sync_all().map_err(failed)?;
-    make_readable(file.as_file()).map_err(failed)?;
-    file.persist(path).map_err(|e| failed(e.error))?;
-    Ok(())
-}
-
-/// Temporary files are private to their owner; a report is for showing around.
-#[cfg(unix)]
-fn make_readable(file: &std::fs::File) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    file.set_permissions(std::fs::Permissions::from_mode(0o644))
-}
-
-#[cfg(not(unix))]
-fn make_readable(_: &std::fs::File) -> std::io::Result<()> {
-    Ok(())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::headline::{self, Verdict};
 use super::number::{self, Text};
 use super::results::{ModelName, ModelResult, Results};
-use super::{Report, SampleGrid, blocks, cost, plot, read, tables};
+use super::{Report, SampleGrid, blocks, cost, plot, read, stage_title, tables};
 
 /// Forbids every request: all the page needs is inside it.
 const POLICY: &str =
@@ -211,7 +211,7 @@ fn timing(out: &mut String, results: &Results) -> fmt::Result {
             out,
             "<tr><td>{}</td><td class=\"num\">{}</td><td class=\"span\"><i style=\"width:{:.1}%\"></i></td>\
              <td class=\"num\">{memory}</td></tr>",
-            Text(&stage.name),
+            Text(stage_title(&stage.name)),
             number::duration(stage.seconds),
             100.0 * (stage.seconds / longest).clamp(0.0, 1.0),
         )?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::results::{ModelName, Results};
-use super::{Curve, SampleGrid, Series};
+use super::{Curve, SampleGrid, Series, stage_title};
 use crate::error::{Error, Result};
 
 const PNG_SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
@@ -133,7 +133,7 @@ fn step_curves(lines: &[Line]) -> Vec<Curve> {
                 }
                 series.extend(points.series(label.to_string()));
             }
-            let title = if stage == "stage2" { "Stage 2" } else { stage };
+            let title = stage_title(stage);
             curves.push(curve(format!("{title}: {name}"), "step", y_label, series));
         }
     }

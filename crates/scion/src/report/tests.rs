@@ -48,7 +48,7 @@ pub(super) fn sample_results() -> Results {
             epochs: 20.0,
             seconds: 12.0,
         }],
-        stages: vec![StageTiming { name: "stage 1".into(), seconds: 12.0, peak_rss_bytes: Some(800 << 20) }],
+        stages: vec![StageTiming { name: "stage1".into(), seconds: 12.0, peak_rss_bytes: Some(800 << 20) }],
         versions: [("scion".to_string(), "0.1.0".to_string())].into(),
         seed: Some(7),
         recipe: Some("[model]\ncheckpoint = \"embedded\" # </pre><script>alert(1)</script>".into()),

@@ -1,12 +1,13 @@
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::Instant;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::results::peak_memory;
+use crate::atomic::{self, AtomicFile};
 use crate::config::Recipe;
 use crate::error::{Error, Result};
 use crate::report::results::StageTiming;
@@ -16,18 +17,37 @@ use crate::report::results::StageTiming;
 pub struct RunFolder {
     root: PathBuf,
     log: BufWriter<File>,
+    /// Held for as long as this value lives; the system releases it when the process ends, however it ends.
+    _lock: File,
+}
+
+/// Wall time of a stage over all the sessions of a run, as far as they were noted.
+#[derive(Debug)]
+pub struct StageClock {
+    stage: &'static str,
+    before: f64,
+    started: Instant,
+}
+
+impl StageClock {
+    /// Seconds so far.
+    pub fn seconds(&self) -> f64 {
+        self.before + self.started.elapsed().as_secs_f64()
+    }
 }
 
 const LOG: &str = "metrics.jsonl";
 const STAGES: &str = "stages.json";
+const LOCK: &str = ".lock";
 
 impl RunFolder {
     /// Opens a folder for a recipe, making it where it does not exist.
     ///
     /// # Errors
-    /// When the folder holds a run of another recipe, or cannot be written.
+    /// When the folder holds a run of another recipe, another process works in it, or it cannot be written.
     pub fn open(root: &Path, recipe: &Recipe) -> Result<Self> {
         fs::create_dir_all(root).map_err(|e| Error::io("create the folder", root, e))?;
+        let lock = lock(root)?;
         remove_leftovers(root)?;
         let (path, text) = (root.join("recipe.toml"), recipe.to_toml());
         match fs::read_to_string(&path) {
@@ -39,7 +59,7 @@ impl RunFolder {
                 });
             }
             Ok(_) => {}
-            Err(_) => write_atomically(&path, text.as_bytes())?,
+            Err(_) => atomic::write(&path, text.as_bytes())?,
         }
         let log = root.join(LOG);
         let file = OpenOptions::new()
@@ -47,7 +67,7 @@ impl RunFolder {
             .append(true)
             .open(&log)
             .map_err(|e| Error::io("open", &log, e))?;
-        Ok(Self { root: root.into(), log: BufWriter::new(file) })
+        Ok(Self { root: root.into(), log: BufWriter::new(file), _lock: lock })
     }
 
     /// A path inside the folder.
@@ -66,7 +86,7 @@ impl RunFolder {
     /// When the disk refuses it.
     pub fn save_json(&self, name: &str, value: &impl Serialize) -> Result<()> {
         let text = serde_json::to_string_pretty(value).expect("plain data serialises");
-        write_atomically(&self.path(name), text.as_bytes())
+        atomic::write(&self.path(name), text.as_bytes())
     }
 
     /// Reads what [`RunFolder::save_json`] wrote.
@@ -92,7 +112,7 @@ impl RunFolder {
         }
     }
 
-    /// Times of the stages finished so far, over all the sessions of the run.
+    /// Times of the stages so far, over all the sessions of the run.
     ///
     /// # Errors
     /// When the file that keeps them is damaged.
@@ -100,15 +120,30 @@ impl RunFolder {
         if self.path(STAGES).exists() { self.load_json(STAGES) } else { Ok(Vec::new()) }
     }
 
-    /// Notes that a stage has finished after `time` in this session.
+    /// Starts the clock of a stage, at the time that earlier sessions noted.
+    ///
+    /// # Errors
+    /// When the file that keeps the times is damaged.
+    pub fn start_stage(&self, stage: &'static str) -> Result<StageClock> {
+        let before = self.stages()?.iter().find(|s| s.name == stage).map_or(0.0, |s| s.seconds);
+        Ok(StageClock { stage, before, started: Instant::now() })
+    }
+
+    /// Notes the time of a stage: at its end, and whenever its work so far is safe on disk.
     ///
     /// # Errors
     /// When the disk refuses it.
-    pub fn finish_stage(&self, name: &str, time: Duration) -> Result<()> {
+    pub fn note_stage(&self, clock: &StageClock) -> Result<()> {
         let mut stages = self.stages()?;
-        stages.retain(|s| s.name != name);
-        let peak_rss_bytes = Some(peak_memory());
-        stages.push(StageTiming { name: name.into(), seconds: time.as_secs_f64(), peak_rss_bytes });
+        let timing = StageTiming {
+            name: clock.stage.into(),
+            seconds: clock.seconds(),
+            peak_rss_bytes: Some(peak_memory()),
+        };
+        match stages.iter_mut().find(|s| s.name == clock.stage) {
+            Some(noted) => *noted = timing,
+            None => stages.push(timing),
+        }
         self.save_json(STAGES, &stages)
     }
 
@@ -150,10 +185,27 @@ impl RunFolder {
                 .is_ok_and(|v| v["stage"] != stage || v["step"].as_u64().is_some_and(|s| s <= step))
         };
         let kept: String = text.lines().filter(keep).map(|l| format!("{l}\n")).collect();
-        write_atomically(&path, kept.as_bytes())?;
+        atomic::write(&path, kept.as_bytes())?;
         let file = OpenOptions::new().append(true).open(&path).map_err(|e| Error::io("open", &path, e))?;
         self.log = BufWriter::new(file);
         Ok(())
+    }
+}
+
+/// Keeps a second process from working in the same folder.
+fn lock(root: &Path) -> Result<File> {
+    let path = root.join(LOCK);
+    let file = OpenOptions::new().create(true).append(true).open(&path);
+    let file = file.map_err(|e| Error::io("create", &path, e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::Exists {
+            path: root.into(),
+            detail: "another scion process is at work in it; wait for it, or choose another --out".into(),
+        }),
+        // Some network file systems have no locks.
+        Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => Ok(file),
+        Err(TryLockError::Error(e)) => Err(Error::io("lock", &path, e)),
     }
 }
 
@@ -163,27 +215,9 @@ fn remove_leftovers(root: &Path) -> Result<()> {
     for entry in fs::read_dir(root).map_err(io)? {
         let entry = entry.map_err(io)?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with(".tmp") || (name.starts_with('.') && name.ends_with(".tmp")) {
+        if AtomicFile::is_leftover(&name) {
             fs::remove_file(entry.path()).map_err(|e| Error::io("remove", entry.path(), e))?;
         }
     }
-    Ok(())
-}
-
-/// Writes a file under a temporary name, syncs it and renames it.
-///
-/// # Errors
-/// When the disk refuses it.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let io = |e| Error::io("write", path, e);
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    // Temporary files are private by default; results are not.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
-    let mut file = builder.tempfile_in(folder).map_err(io)?;
-    file.write_all(bytes).map_err(io)?;
-    file.as_file().sync_all().map_err(io)?;
-    file.persist(path).map_err(|e| io(e.error))?;
     Ok(())
 }

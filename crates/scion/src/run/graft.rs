@@ -14,7 +14,7 @@ const GRAFT_STREAM: u64 = 1;
 ///
 /// # Errors
 /// When an operator's settings do not fit the model.
-pub(super) fn with_fresh_operators(
+pub(crate) fn with_fresh_operators(
     teacher: &Dit,
     native: &Architecture,
     grafted: &Architecture,
@@ -36,7 +36,7 @@ pub(super) fn with_fresh_operators(
 }
 
 /// The sites that a plan replaces, ordered by block and slot.
-pub(super) fn new_sites(native: &Architecture, grafted: &Architecture) -> Vec<Site> {
+pub(crate) fn new_sites(native: &Architecture, grafted: &Architecture) -> Vec<Site> {
     let sites = grafted.grafts.iter().map(|g| (g.block, g.slot));
     sites
         .filter(|&(block, slot)| native.replacement(block, slot) != grafted.replacement(block, slot))

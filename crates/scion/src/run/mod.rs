@@ -13,10 +13,17 @@ mod stage1;
 mod teacher;
 
 pub use evaluate::{FEATURE_SPACE, Judge, Scores};
-pub use folder::{RunFolder, write_atomically};
+pub use folder::RunFolder;
 pub use pipeline::{Outcome, Until, run};
 pub use pretrain::pretrain;
 pub use progress::Progress;
 pub use sample::sample_images;
 pub use source::training_images;
-pub use teacher::{EMBEDDED_NAME, Teacher, open_checkpoint};
+pub use teacher::{EMBEDDED_NAME, Teacher, embedded_teacher, open_checkpoint, with_checkpoint};
+
+pub(crate) use graft::{new_sites, with_fresh_operators};
+pub(crate) use results::{peak_memory, reset_peak_memory};
+
+/// The recipe of `scion quickstart`.
+pub const QUICKSTART: &str =
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../recipes/quickstart.toml"));

@@ -1,7 +1,6 @@
 //! The main job: teacher, plan, stage 1, stage 2, samples, scores, report.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use burn::module::Module;
 use burn::tensor::Device;
@@ -103,7 +102,6 @@ impl<'a> Job<'a> {
         let Some(config) = &self.recipe.distill else {
             return Err(Error::Usage("the recipe has no [distill] section".into()));
         };
-        let started = Instant::now();
         let tracked = with_fresh_operators(
             &self.teacher.model,
             &self.teacher.architecture,
@@ -122,7 +120,6 @@ impl<'a> Job<'a> {
         let rows = self.stage1_rows(&regrown, seconds, folder)?;
         folder.save_json("stage1.json", &rows)?;
         let model = place(self.untrained.clone(), regrown.into_iter().map(|r| (r.site, r.operator)));
-        folder.finish_stage("stage 1", started.elapsed())?;
         // Comes last: where this file is there, the stage is done.
         save_scion(&model, &self.grafted, &file)?;
         folder.remove("stage1.state.safetensors")?;
@@ -139,10 +136,8 @@ impl<'a> Job<'a> {
         let Some(config) = &self.recipe.finetune else {
             return Err(Error::Usage("the recipe has no [finetune] section".into()));
         };
-        let started = Instant::now();
         let tracked = stage1.clone().train();
         let model = train(self.recipe, config, &self.grafted, tracked, folder, "stage2", self.quiet)?;
-        folder.finish_stage("stage 2", started.elapsed())?;
         // Comes last: where this file is there, the stage is done.
         save_scion(&model, &self.grafted, &file)?;
         folder.remove("stage2.state.safetensors")?;
@@ -158,13 +153,13 @@ impl<'a> Job<'a> {
             (ModelName::Stage2, stage2),
         ];
         let sizes = &self.teacher.architecture.dit;
-        let started = Instant::now();
+        let clock = folder.start_stage("samples")?;
         let mut pixels = Vec::new();
         for (name, model) in models {
             pixels.push(evaluation_samples(self.recipe, name, model, sizes, folder, self.quiet)?);
         }
-        folder.finish_stage("samples", started.elapsed())?;
-        let started = Instant::now();
+        folder.note_stage(&clock)?;
+        let clock = folder.start_stage("evaluation")?;
         let classes = labels(self.recipe.sample.count, sizes.num_classes);
         let judge = self.judged().then(|| Judge::new(&self.device, self.recipe.seed)).transpose()?;
         let score = |pixels: &Vec<u8>| judge.as_ref().map(|j| j.score(pixels, &classes)).transpose();
@@ -183,7 +178,7 @@ impl<'a> Job<'a> {
             })
             .collect();
         results::add_latencies(&mut rows, &times);
-        folder.finish_stage("evaluation", started.elapsed())?;
+        folder.note_stage(&clock)?;
         let results = Results {
             models: rows,
             floor,

@@ -48,9 +48,10 @@ pub(super) fn train(
     architecture: &Architecture,
     model: Dit,
     folder: &mut RunFolder,
-    stage: &str,
+    stage: &'static str,
     quiet: bool,
 ) -> Result<Dit> {
+    let clock = folder.start_stage(stage)?;
     let sizes = &architecture.dit;
     let batches = Batches::new(training_images(&recipe.data, sizes)?, recipe.seed, config.flip)?;
     let state_file = folder.path(&format!("{stage}.state.safetensors"));
@@ -73,8 +74,10 @@ pub(super) fn train(
         progress.set(report.step, &format!("loss {:.4}", report.loss));
         if report.step.is_multiple_of(config.checkpoint_every) && report.step != config.steps {
             trainer.state().save(trainer.model(), &purpose, &state_file)?;
+            folder.note_stage(&clock)?;
         }
     }
+    folder.note_stage(&clock)?;
     trainer.ema_model()
 }
 

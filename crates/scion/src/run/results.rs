@@ -110,11 +110,17 @@ pub(super) fn kebab(value: &impl Serialize) -> String {
 }
 
 /// Largest resident memory of this process so far, in bytes; 0 where the system does not tell.
-pub(super) fn peak_memory() -> u64 {
+pub(crate) fn peak_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
     let kib = line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok());
     kib.unwrap_or(0) * 1024
+}
+
+/// Starts [`peak_memory`] anew, where the system allows it.
+pub(crate) fn reset_peak_memory() {
+    // Elsewhere the peak stays that of the whole process.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 
 fn cpu_name() -> Option<String> {

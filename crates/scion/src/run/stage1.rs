@@ -1,6 +1,5 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
 
 use burn::module::Module;
 use rand::SeedableRng;
@@ -59,6 +58,7 @@ pub(super) fn stage1(
     folder: &mut RunFolder,
     quiet: bool,
 ) -> Result<(Vec<Regrown>, f64)> {
+    let clock = folder.start_stage("stage1")?;
     let sites: Vec<Site> = fresh.iter().map(|(site, _)| *site).collect();
     let (training, held_out) = split(training_images(&recipe.data, sizes)?, config.validation, recipe.seed)?;
     let images = training.len();
@@ -74,8 +74,7 @@ pub(super) fn stage1(
     }
     folder.rewind_log("stage1", distiller.steps())?;
     let source = Source::open(recipe, config, teacher, sizes, &sites, training, folder, quiet)?;
-    let started = Instant::now();
-    let mut progress = Progress::new("stage 1", config.steps, distiller.steps(), quiet);
+    let mut progress = Progress::new("stage1", config.steps, distiller.steps(), quiet);
     while distiller.steps() < config.steps {
         let batch = source.batch(distiller.steps(), config.batch, &sites)?;
         let (next, reports) = distiller.step(&batch)?;
@@ -88,13 +87,15 @@ pub(super) fn stage1(
         progress.set(step, &format!("loss {mean:.4}"));
         if step.is_multiple_of(config.checkpoint_every) && step != config.steps {
             distiller.save(&purpose, &state_file)?;
+            folder.note_stage(&clock)?;
         }
     }
     let regrown =
         distiller.best().into_iter().zip(first_losses).map(|((site, operator, val_best), val_first)| {
             Regrown { site, operator: operator.valid(), images, val_first, val_best }
         });
-    Ok((regrown.collect(), started.elapsed().as_secs_f64()))
+    folder.note_stage(&clock)?;
+    Ok((regrown.collect(), clock.seconds()))
 }
 
 /// Sets `count` images apart for validation, spread over the classes.

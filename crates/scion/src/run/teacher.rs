@@ -2,7 +2,8 @@ use std::path::Path;
 
 use burn::tensor::Device;
 
-use super::folder::{RunFolder, write_atomically};
+use super::folder::RunFolder;
+use crate::atomic;
 use crate::checkpoint::{Checkpoint, resolve};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
@@ -33,11 +34,31 @@ pub struct Teacher {
 pub fn open_checkpoint(name: &str, unpack_to: &Path) -> Result<Checkpoint> {
     if name == EMBEDDED_NAME {
         if std::fs::read(unpack_to).ok().as_deref() != Some(EMBEDDED) {
-            write_atomically(unpack_to, EMBEDDED)?;
+            atomic::write(unpack_to, EMBEDDED)?;
         }
         return Checkpoint::open(unpack_to);
     }
     Checkpoint::open(&resolve(name)?)
+}
+
+/// Opens a checkpoint for as long as `use_it` runs; the embedded one is unpacked to a temporary folder.
+///
+/// # Errors
+/// When it cannot be found, unpacked or read, and those of `use_it`.
+pub fn with_checkpoint<T>(name: &str, use_it: impl FnOnce(&Checkpoint) -> Result<T>) -> Result<T> {
+    let folder = tempfile::tempdir().map_err(|e| Error::io("create a folder in", std::env::temp_dir(), e))?;
+    use_it(&open_checkpoint(name, &folder.path().join("teacher.safetensors"))?)
+}
+
+/// The embedded teacher.
+///
+/// # Errors
+/// When it cannot be unpacked.
+pub fn embedded_teacher(device: &Device) -> Result<Teacher> {
+    with_checkpoint(EMBEDDED_NAME, |file| {
+        let architecture = architecture_of(file, None)?;
+        Ok(Teacher { model: load(file, &architecture, device)?, architecture })
+    })
 }
 
 /// Reads the model that `[model]` names.

@@ -17,9 +17,10 @@ fn sample(out: &Path, count: &str) -> Command {
     command
 }
 
-/// Names and bytes of a folder's files.
+/// Names and bytes of a folder's images.
 fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
-    listing(folder).into_iter().map(|name| (name.clone(), fs::read(folder.join(name)).unwrap())).collect()
+    let images = listing(folder).into_iter().filter(|name| name.ends_with(".png"));
+    images.map(|name| (name.clone(), fs::read(folder.join(name)).unwrap())).collect()
 }
 
 #[test]
@@ -71,6 +72,7 @@ fn an_interrupted_folder_is_completed_with_the_same_images() {
     assert_eq!((expected.len(), expected[269].0.as_str()), (270, "000269.png"));
     // A first session got through a chunk of 256 and a part of the next one.
     fs::create_dir(&broken).unwrap();
+    fs::copy(whole.join("sample.json"), broken.join("sample.json")).unwrap();
     for (name, bytes) in &expected[..260] {
         fs::write(broken.join(name), bytes).unwrap();
     }
@@ -82,6 +84,22 @@ fn an_interrupted_folder_is_completed_with_the_same_images() {
     let last = time("000269.png");
     printed(&mut sample(&broken, "270"));
     assert_eq!(time("000269.png"), last, "a complete folder is drawn again");
+}
+
+#[test]
+fn images_of_other_settings_are_never_mixed() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    printed(sample(&out, "3").args(["--seed", "1"]));
+    let expected = contents(&out);
+    let message = refused(sample(&out, "5").args(["--seed", "2", "--cfg", "3"]), 1);
+    assert_names(&message, &["out", "cfg 1.5 instead of 3.0", "seed 1 instead of 2"]);
+    assert!(contents(&out) == expected);
+    printed(sample(&out, "5").args(["--seed", "1"]));
+    assert!(contents(&out).len() == 5 && contents(&out)[..3] == expected);
+
+    fs::remove_file(out.join("sample.json")).unwrap();
+    assert_names(&refused(sample(&out, "5").args(["--seed", "1"]), 1), &["out", "no sample.json"]);
 }
 
 #[test]

@@ -1,0 +1,113 @@
+//! How fast Scion is at what it is for: steps of given work, timed, with their arithmetic and memory.
+//!
+//! The first five workloads are those of `scripts/bench/torch_twin.py`, the same mathematics in stock PyTorch.
+
+mod workload;
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use scion_kernels::Precision;
+use scion_kernels::gemm::{Epilogue, MatRef, matmul};
+use serde::Serialize;
+
+pub use workload::{WORKLOADS, Workload};
+
+use crate::config::PrecisionConfig;
+use crate::error::Result;
+use crate::run::{peak_memory, reset_peak_memory};
+
+/// Steps before the first timed one: they fill caches and the allocator.
+const WARM_UP: usize = 3;
+
+/// Times of one workload.
+#[derive(Clone, Debug, Serialize)]
+pub struct Measurement {
+    /// Name of the workload.
+    pub workload: &'static str,
+    /// Operand precision of products.
+    pub precision: PrecisionConfig,
+    /// Timed steps.
+    pub runs: usize,
+    /// Threads of the pool.
+    pub threads: usize,
+    /// Median time of a step in milliseconds.
+    pub median_ms: f64,
+    /// Shortest time of a step in milliseconds.
+    pub min_ms: f64,
+    /// Longest time of a step in milliseconds.
+    pub max_ms: f64,
+    /// Arithmetic of a step in GFLOP (a multiply-add is two), where it is products that take the time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gflop: Option<f64>,
+    /// GFLOP/s at the median.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gflops: Option<f64>,
+    /// That as a share of [`peak_gflops`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share_of_peak: Option<f64>,
+    /// Images a second at the median, for work that is counted in images.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub images_per_s: Option<f64>,
+    /// Largest resident memory of the process while the workload was built and run, in bytes.
+    pub peak_rss_bytes: u64,
+}
+
+/// The fastest of some large matrix products, in GFLOP/s: what the machine gives in this precision.
+pub fn peak_gflops(precision: Precision) -> f64 {
+    let side = 2048;
+    let values: Vec<f32> = (0..side * side).map(|i| (i * 7919 % 1009) as f32 / 504.5 - 1.0).collect();
+    let (a, b) = (MatRef::new(&values, side, side), MatRef::new(&values, side, side));
+    let mut c = vec![0f32; side * side];
+    let mut fastest = f64::INFINITY;
+    for _ in 0..8 {
+        let started = Instant::now();
+        matmul(precision, a, b, black_box(&mut c), side, false, Epilogue::default());
+        fastest = fastest.min(started.elapsed().as_secs_f64());
+    }
+    2.0 * (side as f64).powi(3) / fastest / 1e9
+}
+
+/// Builds a workload, runs it `runs` times after a warm-up, and says how long its steps took.
+///
+/// `peak` is what [`peak_gflops`] found in this precision.
+///
+/// # Errors
+/// When the workload cannot be built.
+pub fn measure(
+    workload: Workload,
+    precision: PrecisionConfig,
+    runs: usize,
+    peak: f64,
+) -> Result<Measurement> {
+    reset_peak_memory();
+    let mut job = workload.build()?;
+    for _ in 0..WARM_UP {
+        (job.step)()?;
+    }
+    let mut times = Vec::with_capacity(runs);
+    for _ in 0..runs.max(1) {
+        let started = Instant::now();
+        (job.step)()?;
+        times.push(started.elapsed().as_secs_f64() * 1e3);
+    }
+    times.sort_by(f64::total_cmp);
+    let middle = times.len() / 2;
+    let median_ms =
+        if times.len() % 2 == 1 { times[middle] } else { (times[middle - 1] + times[middle]) / 2.0 };
+    let gflops = job.gflop.map(|gflop| gflop / median_ms * 1e3);
+    Ok(Measurement {
+        workload: workload.name(),
+        precision,
+        runs: times.len(),
+        threads: rayon::current_num_threads(),
+        median_ms,
+        min_ms: times[0],
+        max_ms: times[times.len() - 1],
+        gflop: job.gflop,
+        gflops,
+        share_of_peak: gflops.map(|g| g / peak),
+        images_per_s: job.images.map(|images| images as f64 / median_ms * 1e3),
+        peak_rss_bytes: peak_memory(),
+    })
+}

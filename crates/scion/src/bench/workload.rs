@@ -1,0 +1,313 @@
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burn::Tensor;
+use burn::module::Module;
+use burn::tensor::{Device, TensorData};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
+use scion_kernels::optimizer::Moments;
+
+use crate::capture::{Activations, add_noise, capture};
+use crate::config::Recipe;
+use crate::data::Batches;
+use crate::diffusion::Schedule;
+use crate::error::{Error, Result};
+use crate::model::{Architecture, Dit, DitConfig, update_parameters};
+use crate::operator::{HyenaXConfig, Init, MlpConfig, Operator, OperatorConfig, SlidingWindowConfig};
+use crate::plan;
+use crate::run::{
+    QUICKSTART, embedded_teacher, new_sites, sample_images, training_images, with_fresh_operators,
+};
+use crate::train::{Distiller, RegressionLoss, Step, TrainState, Trainer, collect, descend, regression_loss};
+
+/// Images of a step of the first five workloads.
+const BATCH: usize = 8;
+/// Tokens an image of them.
+const TOKENS: usize = 256;
+/// Width of the operators that are distilled: that of DiT-XL.
+const WIDTH: usize = 1152;
+/// Images of a step of those on the embedded model.
+const EMBEDDED_BATCH: usize = 64;
+
+/// A piece of work to time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workload {
+    /// One forward pass of DiT-S/2 at 256 tokens, batch 8.
+    DitForward,
+    /// One finetuning step of that model: forward, MSE, backward, AdamW.
+    DitTrain,
+    /// One stage-1 step of Hyena-X at DiT-XL's width, 256 tokens, batch 8: forward, L1, backward, AdamW.
+    DistilHyenaX,
+    /// The same of sliding-window attention, 16 heads, four tokens to either side.
+    DistilSwa,
+    /// The same of an MLP of ratio 3.
+    DistilMlpR3,
+    /// Drawing 64 images as the quickstart does.
+    Sample,
+    /// One step of the quickstart's stage 1, the teacher's pass included.
+    Stage1,
+    /// One step of the quickstart's stage 2.
+    Stage2,
+    /// Reading one batch of the embedded images.
+    Data,
+}
+
+/// All workloads by name.
+pub const WORKLOADS: [(&str, Workload); 9] = [
+    ("dit-forward", Workload::DitForward),
+    ("dit-train", Workload::DitTrain),
+    ("distil-hyena-x", Workload::DistilHyenaX),
+    ("distil-swa", Workload::DistilSwa),
+    ("distil-mlp-r3", Workload::DistilMlpR3),
+    ("sample", Workload::Sample),
+    ("stage1", Workload::Stage1),
+    ("stage2", Workload::Stage2),
+    ("data", Workload::Data),
+];
+
+/// A workload ready to run.
+pub(super) struct Job {
+    /// Does the work once.
+    pub step: Box<dyn FnMut() -> Result<()>>,
+    /// Arithmetic of one step in GFLOP.
+    pub gflop: Option<f64>,
+    /// Images of one step.
+    pub images: Option<usize>,
+}
+
+impl Workload {
+    /// Its name on the command line and in results.
+    pub fn name(self) -> &'static str {
+        WORKLOADS.iter().find(|(_, workload)| *workload == self).expect("every workload is listed").0
+    }
+
+    pub(super) fn build(self) -> Result<Job> {
+        match self {
+            Self::DitForward => dit_forward(),
+            Self::DitTrain => dit_train(),
+            Self::DistilHyenaX => distil(&OperatorConfig::HyenaX(HyenaXConfig { kernel: 4 }), 3 * WIDTH),
+            Self::DistilSwa => {
+                let config = SlidingWindowConfig { left: 4, right: 4, heads: 16 };
+                distil(&OperatorConfig::SlidingWindow(config), 3 * WIDTH)
+            }
+            Self::DistilMlpR3 => distil(&OperatorConfig::Mlp(MlpConfig { ratio: 3.0 }), 3 * WIDTH),
+            Self::Sample => sample(),
+            Self::Stage1 => stage1(),
+            Self::Stage2 => stage2(),
+            Self::Data => data(),
+        }
+    }
+}
+
+fn dit_sizes() -> DitConfig {
+    DitConfig::preset("dit-s-2-256").expect("the preset exists")
+}
+
+/// Inputs of the DiT workloads: x [8, 4, 32, 32], timesteps, labels.
+fn dit_inputs(sizes: &DitConfig) -> (Vec<f32>, Vec<f32>, Vec<usize>) {
+    let t = (0..BATCH).map(|i| (i * 120) as f32).collect();
+    let y = (0..BATCH).map(|i| i * 100).collect();
+    (normal(BATCH * sizes.image_len(), 1), t, y)
+}
+
+/// A model with random weights everywhere: adaLN-Zero's initial zeros would make every block the identity.
+fn random_dit(sizes: &DitConfig, device: &Device) -> Result<Dit> {
+    let model = Dit::new(&Architecture::native(sizes.clone()), &mut Init::new(0, 0, device))?;
+    update_parameters(model, |_, _, _, values| {
+        if values.iter().all(|&v| v == 0.0) {
+            let random = normal(values.len(), 2);
+            values.iter_mut().zip(random).for_each(|(value, r)| *value = 0.02 * r);
+        }
+        Ok(())
+    })
+}
+
+fn dit_forward() -> Result<Job> {
+    let sizes = dit_sizes();
+    let model = random_dit(&sizes, &Device::flex())?;
+    let (x, t, y) = dit_inputs(&sizes);
+    let gflop = (BATCH * Architecture::native(sizes).flops()) as f64 / 1e9;
+    let step = move || {
+        std::hint::black_box(model.predict(&x, &t, &y));
+        Ok(())
+    };
+    Ok(Job { step: Box::new(step), gflop: Some(gflop), images: Some(BATCH) })
+}
+
+fn dit_train() -> Result<Job> {
+    let sizes = dit_sizes();
+    let device = Device::flex().autodiff();
+    let (x, t, y) = dit_inputs(&sizes);
+    let shape = [BATCH, sizes.in_channels, sizes.input_size, sizes.input_size];
+    let noise = normal(BATCH * sizes.out_channels() * sizes.input_size * sizes.input_size, 3);
+    // Backward takes two products for each of the forward pass.
+    let gflop = 3.0 * (BATCH * Architecture::native(sizes.clone()).flops()) as f64 / 1e9;
+    let mut learner = Learner::new(random_dit(&sizes, &device)?);
+    let step = move || {
+        let input = Tensor::from_data(TensorData::new(x.clone(), shape), &device);
+        learner.step(RegressionLoss::L2, &noise, |model: &Dit| model.forward(input.clone(), &t, &y))
+    };
+    Ok(Job { step: Box::new(step), gflop: Some(gflop), images: Some(BATCH) })
+}
+
+/// `first` is the output width of the layer that sees the input, whose own gradient nobody needs.
+fn distil(config: &OperatorConfig, first: usize) -> Result<Job> {
+    let device = Device::flex().autodiff();
+    let operator = config.init(WIDTH, &mut Init::new(0, 0, &device))?;
+    let (x, y) = (normal(BATCH * TOKENS * WIDTH, 1), normal(BATCH * TOKENS * WIDTH, 2));
+    let forward = BATCH * config.flops(WIDTH, TOKENS).total();
+    let unneeded = BATCH * 2 * TOKENS * WIDTH * first;
+    let gflop = (3 * forward - unneeded) as f64 / 1e9;
+    let mut learner = Learner::new(operator);
+    let step = move || {
+        let input = Tensor::from_data(TensorData::new(x.clone(), [BATCH, TOKENS, WIDTH]), &device);
+        learner.step(RegressionLoss::L1, &y, |operator: &Operator| operator.forward(input.clone()))
+    };
+    Ok(Job { step: Box::new(step), gflop: Some(gflop), images: Some(BATCH) })
+}
+
+/// A module with the state of AdamW.
+struct Learner<M> {
+    module: Option<M>,
+    moments: BTreeMap<String, Moments>,
+    number: u64,
+}
+
+impl<M: Module> Learner<M> {
+    fn new(module: M) -> Self {
+        Self { module: Some(module), moments: BTreeMap::new(), number: 0 }
+    }
+
+    fn step<const D: usize>(
+        &mut self,
+        loss: RegressionLoss,
+        expected: &[f32],
+        forward: impl Fn(&M) -> Tensor<D>,
+    ) -> Result<()> {
+        let module = self.module.take().expect("a step that fails ends the measurement");
+        let out = forward(&module);
+        let found: Vec<f32> =
+            out.clone().detach().into_data().try_into_vec().expect("modules compute in f32");
+        let mut slope = vec![0f32; found.len()];
+        std::hint::black_box(regression_loss(loss, &found, expected, Some(&mut slope)));
+        let slope = Tensor::from_data(TensorData::new(slope, out.dims()), &out.device());
+        let gradients = collect(&module, &(out * slope).sum().backward());
+        self.number += 1;
+        let rule = Step {
+            lr: 1e-4,
+            beta2: 0.999,
+            weight_decay: 0.0,
+            clip: f64::MAX,
+            ema: None,
+            number: self.number,
+        };
+        self.module = Some(descend(module, &gradients, &mut self.moments, rule)?.0);
+        Ok(())
+    }
+}
+
+fn quickstart() -> Result<Recipe> {
+    Recipe::parse(QUICKSTART, Path::new("quickstart.toml"))
+}
+
+fn sample() -> Result<Job> {
+    let (recipe, teacher) = (quickstart()?, embedded_teacher(&Device::flex())?);
+    let sizes = teacher.architecture.dit;
+    let labels: Vec<usize> = (0..EMBEDDED_BATCH).map(|i| i % sizes.num_classes).collect();
+    let step = move || {
+        sample_images(&teacher.model, &sizes, &recipe.sample, 0, &labels, 0, |_| {})?;
+        Ok(())
+    };
+    Ok(Job { step: Box::new(step), gflop: None, images: Some(EMBEDDED_BATCH) })
+}
+
+fn stage1() -> Result<Job> {
+    let (recipe, device) = (quickstart()?, Device::flex());
+    let teacher = embedded_teacher(&device)?;
+    let sizes = teacher.architecture.dit.clone();
+    let grafted = plan::graft(&teacher.architecture, &recipe.grafts)?;
+    let sites = new_sites(&teacher.architecture, &grafted);
+    let tracked = with_fresh_operators(
+        &teacher.model,
+        &teacher.architecture,
+        &grafted,
+        recipe.seed,
+        &device.autodiff(),
+    )?;
+    let fresh = sites.iter().map(|&(block, slot)| tracked.blocks()[block].operator(slot).clone()).collect();
+    let config = recipe.distill.clone().expect("the quickstart has a stage 1");
+    let batches = Batches::new(training_images(&recipe.data, &sizes)?, recipe.seed, false)?;
+    let schedule = Schedule::linear();
+    let activations = {
+        let (sites, sizes) = (sites.clone(), sizes.clone());
+        move |step: u64| -> Result<BTreeMap<_, Activations>> {
+            let batch = batches.batch(step, EMBEDDED_BATCH)?;
+            let noised = add_noise(&sizes, &schedule, &batch.images, &batch.labels, 0.1, 0, step << 20)?;
+            Ok(capture(&teacher.model, &sizes, &noised, &sites))
+        }
+    };
+    let held_out = activations(u64::from(u32::MAX))?;
+    let mut distiller = Some(Distiller::new(sites, fresh, sizes.tokens(), sizes.hidden, config, held_out));
+    let step = move || {
+        let current = distiller.take().expect("a step that fails ends the measurement");
+        let batch = activations(current.steps())?;
+        distiller = Some(current.step(&batch)?.0);
+        Ok(())
+    };
+    Ok(Job { step: Box::new(step), gflop: None, images: Some(EMBEDDED_BATCH) })
+}
+
+fn stage2() -> Result<Job> {
+    let (recipe, device) = (quickstart()?, Device::flex());
+    let teacher = embedded_teacher(&device)?;
+    let sizes = teacher.architecture.dit.clone();
+    let grafted = plan::graft(&teacher.architecture, &recipe.grafts)?;
+    let model = with_fresh_operators(
+        &teacher.model,
+        &teacher.architecture,
+        &grafted,
+        recipe.seed,
+        &device.autodiff(),
+    )?;
+    let config = recipe.finetune.clone().expect("the quickstart has a stage 2");
+    let batches = Batches::new(training_images(&recipe.data, &sizes)?, recipe.seed, false)?;
+    let mut trainer = Some(Trainer::new(model, sizes, config, recipe.seed, TrainState::default()));
+    let step = move || {
+        let current = trainer.take().expect("a step that fails ends the measurement");
+        let batch = batches.batch(current.state().step, EMBEDDED_BATCH)?;
+        trainer = Some(current.step(&batch)?.0);
+        Ok(())
+    };
+    Ok(Job { step: Box::new(step), gflop: None, images: Some(EMBEDDED_BATCH) })
+}
+
+fn data() -> Result<Job> {
+    let (recipe, teacher) = (quickstart()?, embedded_teacher(&Device::flex())?);
+    let batches = Batches::new(training_images(&recipe.data, &teacher.architecture.dit)?, recipe.seed, true)?;
+    let mut number = 0;
+    let step = move || {
+        std::hint::black_box(batches.batch(number, EMBEDDED_BATCH)?);
+        number += 1;
+        Ok(())
+    };
+    Ok(Job { step: Box::new(step), gflop: None, images: Some(EMBEDDED_BATCH) })
+}
+
+fn normal(len: usize, seed: u64) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    (0..len).map(|_| StandardNormal.sample(&mut rng)).collect()
+}
+
+impl std::str::FromStr for Workload {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let known = WORKLOADS.iter().find(|(n, _)| *n == name);
+        known.map(|(_, workload)| *workload).ok_or_else(|| {
+            let names: Vec<&str> = WORKLOADS.iter().map(|(n, _)| *n).collect();
+            Error::Usage(format!("no workload {name}; expected one of {}", names.join(", ")))
+        })
+    }
+}

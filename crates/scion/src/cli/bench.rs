@@ -1,0 +1,97 @@
+use std::io::Write;
+
+use clap::{Args, ValueEnum};
+
+use super::set_precision;
+use crate::bench::{Measurement, WORKLOADS, Workload, measure, peak_gflops};
+use crate::config::PrecisionConfig;
+use crate::error::Result;
+
+#[derive(Args)]
+pub struct BenchArguments {
+    /// The workloads, separated by commas; all by default
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Workload>,
+    /// Operand precision of products
+    #[arg(long, value_enum, default_value_t = Precisions::Both)]
+    precision: Precisions,
+    /// Timed steps of each
+    #[arg(long, default_value_t = 7)]
+    runs: usize,
+    /// Print one JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Precisions {
+    F32,
+    Bf16,
+    Both,
+}
+
+pub fn bench(arguments: &BenchArguments) -> Result<()> {
+    let precisions: &[PrecisionConfig] = match arguments.precision {
+        Precisions::F32 => &[PrecisionConfig::F32],
+        Precisions::Bf16 => &[PrecisionConfig::Bf16],
+        Precisions::Both => &[PrecisionConfig::F32, PrecisionConfig::Bf16],
+    };
+    let all: Vec<Workload> = WORKLOADS.iter().map(|(_, workload)| *workload).collect();
+    let chosen = if arguments.only.is_empty() { &all } else { &arguments.only };
+    if !arguments.json {
+        say!(
+            "{:<15} {:>5} {:>10} {:>10} {:>10} {:>9} {:>7} {:>10} {:>10}",
+            "workload",
+            "",
+            "median ms",
+            "min",
+            "max",
+            "GFLOP/s",
+            "of peak",
+            "images/s",
+            "memory"
+        );
+    }
+    for &precision in precisions {
+        set_precision(precision);
+        let peak = peak_gflops(scion_kernels::precision());
+        for &workload in chosen {
+            let found = measure(workload, precision, arguments.runs, peak)?;
+            if arguments.json {
+                say!("{}", serde_json::to_string(&found).expect("measurements are plain data"));
+            } else {
+                print(&found)?;
+            }
+        }
+        if !arguments.json {
+            say!("{:<15} {:>5} {:>42.0} GFLOP/s", "product's peak", name(precision), peak);
+        }
+    }
+    Ok(())
+}
+
+fn print(found: &Measurement) -> Result<()> {
+    let number = |value: Option<f64>, digits: usize| {
+        value.map_or_else(|| "—".to_string(), |value| format!("{value:.digits$}"))
+    };
+    say!(
+        "{:<15} {:>5} {:>10.2} {:>10.2} {:>10.2} {:>9} {:>7} {:>10} {:>6} MiB",
+        found.workload,
+        name(found.precision),
+        found.median_ms,
+        found.min_ms,
+        found.max_ms,
+        number(found.gflops, 0),
+        found.share_of_peak.map_or_else(|| "—".into(), |share| format!("{:.0}%", 100.0 * share)),
+        number(found.images_per_s, 1),
+        found.peak_rss_bytes >> 20
+    );
+    Ok(())
+}
+
+fn name(precision: PrecisionConfig) -> &'static str {
+    match precision {
+        PrecisionConfig::F32 => "f32",
+        PrecisionConfig::Bf16 => "bf16",
+    }
+}
