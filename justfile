@@ -25,6 +25,7 @@ fixtures:
     {{python}} scripts/fixtures/diffusion.py --dit-repo {{dit_repo}}
     {{python}} scripts/fixtures/dit.py --dit-repo {{dit_repo}}
     {{python}} scripts/fixtures/metrics.py
+    {{python}} scripts/fixtures/operators.py
 
 # Checks the golden data against their manifest.
 check-fixtures:
@@ -33,6 +34,11 @@ check-fixtures:
     cd fixtures
     tail -q -n +3 MANIFEST.d/*.txt | sha256sum --check --quiet
     diff <(tail -q -n +3 MANIFEST.d/*.txt | cut -c67- | LC_ALL=C sort) <(find . -mindepth 2 -type f -not -path './MANIFEST.d/*' | cut -c3- | LC_ALL=C sort)
+
+# Compares speed with PyTorch; the machine should do nothing else.
+bench *args:
+    cargo build --release
+    {{python}} scripts/bench/compare.py {{args}}
 
 # Trains the embedded teacher anew and replaces assets/teacher.safetensors (f16).
 teacher:

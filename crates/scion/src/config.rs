@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::diffusion::GuidanceChannels;
+use crate::diffusion::{GuidanceChannels, Respacing, Sampler, Schedule};
 use crate::error::{Error, Result};
 use crate::model::DitConfig;
 use crate::operator::{OperatorConfig, Slot};
@@ -181,6 +181,39 @@ impl Default for SampleConfig {
     }
 }
 
+impl SampleConfig {
+    /// The schedule of the wanted number of model calls, and the rule that steps along it.
+    ///
+    /// # Errors
+    /// When the sampler cannot take that number of steps.
+    pub fn schedule(&self) -> Result<(Schedule, Sampler)> {
+        let full = Schedule::linear();
+        Ok(match self.sampler {
+            SamplerConfig::Ddim => (full.ddim(self.steps)?, Sampler::Ddim { eta: 0.0 }),
+            SamplerConfig::Ddpm => (full.respaced(&Respacing::Stride(self.steps))?, Sampler::Ddpm),
+        })
+    }
+
+    fn check(&self) -> std::result::Result<(), String> {
+        if self.batch == 0 || self.steps == 0 {
+            return Err("batch and steps must be at least 1".into());
+        }
+        if self.count < MIN_SAMPLES {
+            return Err(format!(
+                "count must be at least {MIN_SAMPLES} for distances with errors, found {}",
+                self.count
+            ));
+        }
+        if !self.cfg.is_finite() {
+            return Err(format!("cfg must be finite, found {}", self.cfg));
+        }
+        self.schedule().map(drop).map_err(|e| format!("steps: {e}"))
+    }
+}
+
+/// Fewest images of which a distance with its error can be estimated.
+const MIN_SAMPLES: usize = 10;
+
 /// What is measured.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
@@ -240,8 +273,9 @@ impl Recipe {
         if let Some(distill) = &self.distill {
             distill.check().map_err(|e| format!("distill.{e}"))?;
         }
-        if self.sample.batch == 0 || self.sample.steps == 0 {
-            return Err("sample.batch and sample.steps must be at least 1".into());
+        self.sample.check().map_err(|e| format!("sample.{e}"))?;
+        if self.evaluate.latency_batch == 0 || self.evaluate.latency_runs == 0 {
+            return Err("evaluate.latency-batch and evaluate.latency-runs must be at least 1".into());
         }
         Ok(())
     }

@@ -30,6 +30,10 @@ pub enum Error {
     #[error("{0}")]
     Usage(String),
 
+    /// Training that ran into numbers that are not finite.
+    #[error("training diverged: {0}")]
+    Diverged(String),
+
     /// Finished work that would be overwritten.
     #[error("{}: {detail}", path.display())]
     Exists { path: PathBuf, detail: String },

@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod model;
 pub mod operator;
 pub mod plan;
+mod positions;
 pub mod report;
 pub mod run;
 pub mod train;

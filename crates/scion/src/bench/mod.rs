@@ -31,6 +31,8 @@ pub struct Measurement {
     pub runs: usize,
     /// Threads of the pool.
     pub threads: usize,
+    /// Time of every step in milliseconds.
+    pub times_ms: Vec<f64>,
     /// Median time of a step in milliseconds.
     pub median_ms: f64,
     /// Shortest time of a step in milliseconds.
@@ -91,19 +93,21 @@ pub fn measure(
         (job.step)()?;
         times.push(started.elapsed().as_secs_f64() * 1e3);
     }
-    times.sort_by(f64::total_cmp);
-    let middle = times.len() / 2;
+    let mut sorted = times.clone();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
     let median_ms =
-        if times.len() % 2 == 1 { times[middle] } else { (times[middle - 1] + times[middle]) / 2.0 };
+        if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 };
     let gflops = job.gflop.map(|gflop| gflop / median_ms * 1e3);
     Ok(Measurement {
         workload: workload.name(),
         precision,
-        runs: times.len(),
+        runs: sorted.len(),
+        times_ms: times,
         threads: rayon::current_num_threads(),
         median_ms,
-        min_ms: times[0],
-        max_ms: times[times.len() - 1],
+        min_ms: sorted[0],
+        max_ms: sorted[sorted.len() - 1],
         gflop: job.gflop,
         gflops,
         share_of_peak: gflops.map(|g| g / peak),

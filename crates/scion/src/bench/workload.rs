@@ -238,7 +238,7 @@ fn stage1() -> Result<Job> {
     )?;
     let fresh = sites.iter().map(|&(block, slot)| tracked.blocks()[block].operator(slot).clone()).collect();
     let config = recipe.distill.clone().expect("the quickstart has a stage 1");
-    let batches = Batches::new(training_images(&recipe.data, &sizes)?, recipe.seed, false)?;
+    let batches = Batches::new(training_images(&recipe.data, &sizes, recipe.seed)?, recipe.seed, false)?;
     let schedule = Schedule::linear();
     let activations = {
         let (sites, sizes) = (sites.clone(), sizes.clone());
@@ -272,7 +272,7 @@ fn stage2() -> Result<Job> {
         &device.autodiff(),
     )?;
     let config = recipe.finetune.clone().expect("the quickstart has a stage 2");
-    let batches = Batches::new(training_images(&recipe.data, &sizes)?, recipe.seed, false)?;
+    let batches = Batches::new(training_images(&recipe.data, &sizes, recipe.seed)?, recipe.seed, false)?;
     let mut trainer = Some(Trainer::new(model, sizes, config, recipe.seed, TrainState::default()));
     let step = move || {
         let current = trainer.take().expect("a step that fails ends the measurement");
@@ -285,7 +285,11 @@ fn stage2() -> Result<Job> {
 
 fn data() -> Result<Job> {
     let (recipe, teacher) = (quickstart()?, embedded_teacher(&Device::flex())?);
-    let batches = Batches::new(training_images(&recipe.data, &teacher.architecture.dit)?, recipe.seed, true)?;
+    let batches = Batches::new(
+        training_images(&recipe.data, &teacher.architecture.dit, recipe.seed)?,
+        recipe.seed,
+        true,
+    )?;
     let mut number = 0;
     let step = move || {
         std::hint::black_box(batches.batch(number, EMBEDDED_BATCH)?);

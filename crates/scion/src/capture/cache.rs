@@ -50,12 +50,18 @@ impl CacheWriter {
     /// Appends a batch.
     ///
     /// # Errors
-    /// When the disk refuses it.
+    /// When a value does not fit f16, or the disk refuses the batch.
     pub fn append(&mut self, batch: &Activations) -> Result<()> {
         let mut halves = vec![f16::ZERO; self.width];
         for (input, output) in batch.input.chunks_exact(self.width).zip(batch.output.chunks_exact(self.width))
         {
             for side in [input, output] {
+                if let Some(value) = side.iter().find(|value| !(value.abs() <= f32::from(f16::MAX))) {
+                    let detail = format!(
+                        "an activation of {value} is beyond the f16 of a cache; use capture = \"online\""
+                    );
+                    return Err(Error::invalid(&self.path, detail));
+                }
                 halves.convert_from_f32_slice(side);
                 let bytes: &[u8] = bytemuck::cast_slice(&halves);
                 self.hash.update(bytes);

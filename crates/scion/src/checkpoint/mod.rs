@@ -18,7 +18,6 @@ mod write_pytorch;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-pub use diffusers::sincos_positions;
 pub use hub::resolve;
 pub use infer::DitShape;
 pub use names::check_names;
@@ -83,7 +82,12 @@ impl Checkpoint {
             Layout::Diffusers => diffusers::to_original(path, opened.tensors)?,
             _ => opened.tensors.into_iter().map(|(name, stored)| (name, Part::Whole(stored))).collect(),
         };
-        let (source, metadata, config) = (opened.source, opened.metadata, opened.config);
+        let (source, metadata) = (opened.source, opened.metadata);
+        // Beside a file of another layout it is some other model's.
+        let config = match (&source.config, layout) {
+            (Some(config), Layout::Diffusers) => Some(source::read_json(config)?),
+            _ => None,
+        };
         Ok(Self { path: path.into(), layout, source, metadata, config, parts })
     }
 

@@ -38,7 +38,6 @@ pub(super) struct Opened {
     pub(super) source: Source,
     pub(super) tensors: BTreeMap<String, Stored>,
     pub(super) metadata: BTreeMap<String, String>,
-    pub(super) config: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
 /// Weight files looked for in a folder, the preferred first.
@@ -58,11 +57,7 @@ pub(super) fn open(path: &Path, entry: Option<&str>) -> Result<Opened> {
         true => open_shards(&file, entry)?,
         false => open_file(&file, entry)?,
     };
-    let config = file.with_file_name("config.json");
-    if config.is_file() {
-        opened.config = Some(read_json(&config)?);
-        opened.source.config = Some(config);
-    }
+    opened.source.config = Some(file.with_file_name("config.json")).filter(|config| config.is_file());
     Ok(opened)
 }
 
@@ -91,7 +86,7 @@ fn open_file(path: &Path, entry: Option<&str>) -> Result<Opened> {
         }
     };
     let source = Source { format, files: vec![path.into()], entry, config: None, arguments };
-    Ok(Opened { source, tensors, metadata, config: None })
+    Ok(Opened { source, tensors, metadata })
 }
 
 /// Opens every shard that an index lists. Each name must be in the shard the index gives for it.
@@ -166,7 +161,7 @@ fn extension(path: &Path) -> &str {
     path.extension().and_then(|e| e.to_str()).unwrap_or_default()
 }
 
-fn read_json(path: &Path) -> Result<serde_json::Map<String, serde_json::Value>> {
+pub(super) fn read_json(path: &Path) -> Result<serde_json::Map<String, serde_json::Value>> {
     let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
     serde_json::from_slice(&bytes).map_err(|e| Error::invalid(path, format!("is not a JSON object: {e}")))
 }

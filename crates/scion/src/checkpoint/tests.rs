@@ -1,6 +1,7 @@
 //! Whole files: the fixtures of `scripts/fixtures/dit.py`, round trips through every writer, damage.
 
 use super::*;
+use crate::positions::sincos_positions;
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/dit");
 

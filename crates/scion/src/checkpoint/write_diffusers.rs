@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::diffusers::{POS_EMBED, Pair, Piece, sincos_positions, table};
+use super::diffusers::{POS_EMBED, Pair, Piece, table};
 use super::infer::DitShape;
 use super::write::{Precision, TensorSource, write_safetensors};
 use crate::atomic;
 use crate::error::{Error, Result};
+use crate::positions::sincos_positions;
 
 /// Largest difference between a stored position table and the formula that counts as rounding, bf16's included.
 const POSITION_TOLERANCE: f32 = 5e-3;

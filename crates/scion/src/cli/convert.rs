@@ -55,7 +55,7 @@ pub fn convert(arguments: &ConvertArguments) -> Result<()> {
         let grafted = !architecture.grafts.is_empty();
         if grafted && arguments.layout == LayoutChoice::Diffusers {
             return Err(Error::Usage(
-                "diffusers has no layout for grafted models; use --layout scion or dit".into(),
+                "diffusers has no layout for grafted models; use --layout scion".into(),
             ));
         }
         if grafted && arguments.layout == LayoutChoice::Dit {
@@ -71,7 +71,7 @@ pub fn convert(arguments: &ConvertArguments) -> Result<()> {
                 write_dit(output, &tensor_sources(&model, architecture.dit.patch), precision)?
             }
             LayoutChoice::Diffusers => {
-                let shape = DitShape { heads: Some(architecture.dit.heads), ..file.infer_dit()? };
+                let shape = DitShape::from(&architecture.dit);
                 write_diffusers(output, &tensor_sources(&model, architecture.dit.patch), &shape, precision)?;
             }
         }

@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::Common;
 use crate::data::samples::read_samples;
+use crate::data::{FolderLayout, FolderOptions, ImageSet, open_folder};
 use crate::error::{Error, Result};
 use crate::metrics::npz::Npz;
 use crate::metrics::{
@@ -15,7 +16,7 @@ use crate::run::{FEATURE_SPACE, Judge};
 
 #[derive(Args)]
 pub struct EvaluateArguments {
-    /// A sample file (.npz with arr_0), or a feature file (.npz or .safetensors with features [N,D])
+    /// A sample file (.npz with arr_0), a folder of images, or a feature file (.npz or .safetensors with features [N,D])
     samples: PathBuf,
     /// Features to compare with; for images, the embedded real test images by default
     #[arg(long)]
@@ -36,7 +37,7 @@ pub fn evaluate(arguments: &EvaluateArguments, common: &Common) -> Result<()> {
             arguments.samples.display()
         )));
     }
-    let set = read_samples(&arguments.samples)?;
+    let set = images(&arguments.samples)?;
     let shape = set.shape();
     if (shape.channels, shape.height, shape.width) != (1, 28, 28) {
         return Err(Error::Usage(format!(
@@ -45,7 +46,7 @@ pub fn evaluate(arguments: &EvaluateArguments, common: &Common) -> Result<()> {
         )));
     }
     let scores =
-        Judge::new(&Device::flex(), seed)?.score(set.as_bytes().unwrap_or_default(), set.labels())?;
+        Judge::new(&Device::flex(), seed)?.score(set.as_bytes().unwrap_or_default(), set.known_labels())?;
     if arguments.json {
         say!("{}", serde_json::to_string(&scores).expect("scores are plain data"));
         return Ok(());
@@ -54,14 +55,32 @@ pub fn evaluate(arguments: &EvaluateArguments, common: &Common) -> Result<()> {
     say!("images:        {}", scores.samples);
     print_estimate("Fréchet", scores.frechet.value, scores.frechet.stderr.unwrap_or(f64::NAN))?;
     print_estimate("KID", scores.kid.value, scores.kid.stderr.unwrap_or(f64::NAN))?;
-    let [low, high] = scores.accuracy_interval;
-    say!("accuracy:      {:.4} (95%: {low:.4} to {high:.4})", scores.accuracy);
+    match (scores.accuracy, scores.accuracy_interval) {
+        (Some(accuracy), Some([low, high])) => {
+            say!("accuracy:      {accuracy:.4} (95%: {low:.4} to {high:.4})");
+        }
+        _ => say!("accuracy:      unknown, the images come without labels"),
+    }
     Ok(())
 }
 
+/// The images of a sample file, or of a folder.
+fn images(path: &Path) -> Result<ImageSet> {
+    if path.is_file() {
+        return read_samples(path);
+    }
+    let options = FolderOptions {
+        channels: 1,
+        layout: FolderLayout::Flat,
+        memory_limit: usize::MAX,
+        ..FolderOptions::exact(28)
+    };
+    Ok(open_folder(path, &options)?.0)
+}
+
 fn holds_features(path: &Path) -> Result<bool> {
-    if path.extension().is_some_and(|e| e == "safetensors") {
-        return Ok(true);
+    if path.is_dir() || path.extension().is_some_and(|e| e == "safetensors") {
+        return Ok(!path.is_dir());
     }
     Ok(Npz::open(path)?.names().iter().any(|name| name == "features"))
 }

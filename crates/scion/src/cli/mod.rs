@@ -77,7 +77,7 @@ enum Command {
     Inspect(inspect::InspectArguments),
     /// Writes a checkpoint in another layout
     #[command(
-        after_help = "Examples:\n  scion convert DiT-XL-2-256x256.pt xl2.safetensors --layout scion --dtype bf16\n  scion convert stage2.safetensors out-folder --layout diffusers"
+        after_help = "Examples:\n  scion convert DiT-XL-2-256x256.pt xl2.safetensors --layout scion --dtype bf16\n  scion convert DiT-XL-2-256x256.pt xl2 --layout diffusers"
     )]
     Convert(convert::ConvertArguments),
     /// Runs a model once on given inputs, for comparing with other implementations
@@ -134,7 +134,7 @@ pub fn main() -> ExitCode {
         .with_ansi(std::io::stderr().is_terminal())
         .without_time()
         .with_target(false)
-        .with_max_level(if common.quiet { tracing::Level::ERROR } else { tracing::Level::WARN })
+        .with_max_level(tracing::Level::WARN)
         .init();
     match set_threads(&common).and_then(|()| execute(command, &common)) {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use clap::{Args, ValueEnum};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use super::{Common, set_precision};
 use crate::atomic;
@@ -15,8 +14,8 @@ use crate::data::samples::write_samples;
 use crate::data::{ImageShape, from_unit};
 use crate::diffusion::GuidanceChannels;
 use crate::error::{Error, Result};
-use crate::model::{Dit, DitConfig, architecture_of, load, parameters};
-use crate::run::{Progress, sample_images, with_checkpoint};
+use crate::model::{Dit, DitConfig, architecture_of, fingerprint, load};
+use crate::run::{Progress, remove_parts, sample_images, sample_in_parts, with_checkpoint};
 
 #[derive(Args)]
 pub struct SampleArguments {
@@ -98,46 +97,74 @@ pub fn sample(arguments: &SampleArguments, common: &Common) -> Result<()> {
             )));
         }
         let model = load(file, &architecture, &Device::flex())?;
-        if form.is_none() {
-            claim(&arguments.out, &settings(arguments, &model, common.seed.unwrap_or(0)))?;
-        }
-        let done = if form.is_none() { already_there(&arguments.out, labels.len()) } else { 0 };
-        let mut progress = Progress::new("sample", labels.len() as u64, done as u64, common.quiet);
-        let mut pixels = Vec::new();
-        for start in (done..labels.len()).step_by(CHUNK) {
-            let part = &labels[start..labels.len().min(start + CHUNK)];
-            let mut drawn = start as u64;
-            let images = sample_images(
-                &model,
-                sizes,
-                &config(arguments),
-                common.seed.unwrap_or(0),
-                part,
-                start as u64,
-                |count| {
-                    drawn += count as u64;
-                    progress.set(drawn, "");
-                },
-            )?;
-            let bytes = from_unit(&images);
-            if form.is_none() {
-                save_folder(&arguments.out, &bytes, shape, start)?;
-            } else {
-                pixels.extend(bytes);
-            }
-        }
+        let seed = common.seed.unwrap_or(0);
+        let settings = settings(arguments, &model, sizes.heads, seed);
+        let sampling = config(arguments);
+        let drawing = Drawing { model, sizes, sampling, seed, labels, shape, settings, quiet: common.quiet };
         match form.as_deref() {
-            Some("png") => {
-                let columns = labels.len().min(10);
-                save_png(
-                    &arguments.out,
-                    &grid(&pixels, shape, &GridOptions { scale: 2, ..GridOptions::new(columns) })?,
-                )
-            }
-            Some(_) => write_samples(&arguments.out, &pixels, shape, Some(&labels)),
-            None => Ok(()),
+            None => drawing.into_folder(&arguments.out),
+            Some(form) => drawing.into_file(&arguments.out, form),
         }
     })
+}
+
+/// Images to be drawn.
+struct Drawing<'a> {
+    model: Dit,
+    sizes: &'a DitConfig,
+    sampling: SampleConfig,
+    seed: u64,
+    labels: Vec<usize>,
+    shape: ImageShape,
+    settings: Value,
+    quiet: bool,
+}
+
+impl Drawing<'_> {
+    /// Draws into a folder, going on behind the images that it holds.
+    fn into_folder(&self, out: &Path) -> Result<()> {
+        claim(out, &self.settings)?;
+        let done = already_there(out, self.labels.len());
+        let mut progress = Progress::new("sample", self.labels.len() as u64, done as u64, self.quiet);
+        for start in (done..self.labels.len()).step_by(CHUNK) {
+            let labels = &self.labels[start..self.labels.len().min(start + CHUNK)];
+            let mut drawn = start as u64;
+            let on_images = |count: usize| {
+                drawn += count as u64;
+                progress.set(drawn, "");
+            };
+            let (model, sizes, sampling) = (&self.model, self.sizes, &self.sampling);
+            let images = sample_images(model, sizes, sampling, self.seed, labels, start as u64, on_images)?;
+            save_folder(out, &from_unit(&images), self.shape, start)?;
+        }
+        Ok(())
+    }
+
+    /// Draws into one file. What an interrupted call had got to lies in a folder beside it.
+    fn into_file(&self, out: &Path, form: &str) -> Result<()> {
+        let name = out.file_name().unwrap_or_default().to_string_lossy();
+        let parts = out.with_file_name(format!("{name}.parts"));
+        let mut progress = Progress::new("sample", self.labels.len() as u64, 0, self.quiet);
+        let mut drawn = 0;
+        let on_images = |count: usize| {
+            drawn += count as u64;
+            progress.set(drawn, "");
+        };
+        let Self { model, sizes, sampling, seed, labels, .. } = self;
+        let pixels = if labels.len() > CHUNK {
+            claim(&parts, &self.settings)?;
+            sample_in_parts(model, sizes, sampling, *seed, labels, &parts, on_images)?
+        } else {
+            from_unit(&sample_images(model, sizes, sampling, *seed, labels, 0, on_images)?)
+        };
+        if form == "png" {
+            let options = GridOptions { scale: 2, ..GridOptions::new(self.labels.len().min(10)) };
+            save_png(out, &grid(&pixels, self.shape, &options)?)?;
+        } else {
+            write_samples(out, &pixels, self.shape, Some(&self.labels))?;
+        }
+        remove_parts(&parts)
+    }
 }
 
 /// Refuses before any work what would fail after it.
@@ -194,17 +221,12 @@ fn labels(arguments: &SampleArguments, sizes: &DitConfig) -> Result<Vec<usize>> 
 const SETTINGS: &str = "sample.json";
 
 /// Everything that decides an image besides its number.
-fn settings(arguments: &SampleArguments, model: &Dit, seed: u64) -> Value {
-    let mut hash = Sha256::new();
-    parameters(model, |name, data| {
-        hash.update(name);
-        hash.update(data.as_bytes());
-    });
-    let weights: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+fn settings(arguments: &SampleArguments, model: &Dit, heads: usize, seed: u64) -> Value {
     let sampling = config(arguments);
     serde_json::json!({
         "model": arguments.model,
-        "weights-sha256": weights,
+        "weights-sha256": fingerprint(model),
+        "heads": heads,
         "seed": seed,
         "class": arguments.class,
         "classes": arguments.classes,

@@ -8,7 +8,7 @@ use image::{DynamicImage, ImageDecoder, ImageReader};
 use rayon::prelude::*;
 
 use super::crop::center_crop;
-use super::image_set::{ImageSet, ImageShape, Origins};
+use super::image_set::{ImageSet, ImageShape, Origins, UNLABELLED};
 use super::raster::Raster;
 use crate::error::{Error, Result};
 
@@ -31,6 +31,8 @@ pub enum FolderLayout {
 pub struct FolderOptions {
     /// Side of the square every image is cropped to.
     pub size: usize,
+    /// Refuse images of another size instead of resizing and cropping them.
+    pub exact: bool,
     /// 1 (grey, ITU-R 601 luma) or 3 (RGB; transparency is dropped).
     pub channels: usize,
     /// Leave broken images out, and report them, instead of refusing the folder.
@@ -43,7 +45,19 @@ pub struct FolderOptions {
 impl FolderOptions {
     /// RGB class folders at `size`, strict, in memory up to 1 GiB.
     pub fn new(size: usize) -> Self {
-        Self { size, channels: 3, skip_broken: false, memory_limit: 1 << 30, layout: FolderLayout::Classes }
+        Self {
+            size,
+            exact: false,
+            channels: 3,
+            skip_broken: false,
+            memory_limit: 1 << 30,
+            layout: FolderLayout::Classes,
+        }
+    }
+
+    /// As [`FolderOptions::new`], for images that must have that size.
+    pub fn exact(size: usize) -> Self {
+        Self { exact: true, ..Self::new(size) }
     }
 }
 
@@ -65,7 +79,7 @@ pub struct FolderReport {
 /// folder, or a class has no image (before or after leaving out broken ones); if images are broken and
 /// `skip_broken` is off, naming and counting them. `Io` if a folder cannot be listed.
 pub fn open_folder(dir: &Path, options: &FolderOptions) -> Result<(ImageSet, FolderReport)> {
-    let decoder = Decoder::new(options.size, options.channels)?;
+    let decoder = Decoder { exact: options.exact, ..Decoder::new(options.size, options.channels)? };
     let listing = match options.layout {
         FolderLayout::Classes => list_classes(dir)?,
         FolderLayout::Flat => list_flat(dir)?,
@@ -159,7 +173,7 @@ fn list_classes(dir: &Path) -> Result<Listing> {
 
 fn list_flat(dir: &Path) -> Result<Listing> {
     let paths = images_in(dir)?;
-    Ok(Listing { labels: vec![0; paths.len()], paths, class_names: vec!["unlabelled".into()] })
+    Ok(Listing { labels: vec![0; paths.len()], paths, class_names: vec![UNLABELLED.into()] })
 }
 
 /// The image files directly inside `dir`, sorted; an error if there is none.
@@ -199,6 +213,7 @@ fn file_name(path: &Path) -> String {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Decoder {
     size: usize,
+    exact: bool,
     channels: usize,
 }
 
@@ -209,7 +224,7 @@ impl Decoder {
                 "image folder: size {size} and {channels} channels, expected a positive size and 1 or 3 channels"
             )));
         }
-        Ok(Self { size, channels })
+        Ok(Self { size, exact: false, channels })
     }
 
     /// The shape of every decoded image.
@@ -227,6 +242,10 @@ impl Decoder {
 
     fn decode_or_reason(&self, path: &Path) -> Result<Vec<u8>, String> {
         let image = open(path)?.decode().map_err(one_line)?;
+        let found = (image.width() as usize, image.height() as usize);
+        if self.exact && found != (self.size, self.size) {
+            return Err(format!("it has {}×{} pixels, expected {2}×{2}", found.0, found.1, self.size));
+        }
         Ok(center_crop(&raster(image, self.channels), self.size).to_planes())
     }
 }

@@ -34,6 +34,9 @@ impl std::fmt::Display for ImageShape {
     }
 }
 
+/// The class name of images without labels.
+pub const UNLABELLED: &str = "unlabelled";
+
 /// Where each image of a set came from.
 #[derive(Clone, Debug)]
 pub enum Origins {
@@ -62,6 +65,11 @@ pub struct ImageSet {
 }
 
 impl ImageSet {
+    /// The labels, where the images have any.
+    pub fn known_labels(&self) -> Option<&[usize]> {
+        (self.class_names != [UNLABELLED]).then_some(&self.labels[..])
+    }
+
     /// A set held in memory. `pixels` is [N, C, H, W], `labels` [N], each below `class_names.len()`.
     ///
     /// # Errors

@@ -165,6 +165,28 @@ pub fn stratified_fraction(labels: &[usize], fraction: f64, seed: u64) -> Result
     Ok(chosen)
 }
 
+/// A seeded choice of `count` images, as even over the classes as their sizes allow. Ascending indices.
+pub fn spread(labels: &[usize], count: usize, seed: u64) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..labels.len()).collect();
+    shuffle(&mut order, &mut stream(seed, FRACTION_STREAM));
+    let mut seen: Vec<usize> = Vec::new();
+    // The n-th image of a class, in the shuffled order, is taken in the n-th round.
+    let mut rounds: Vec<(usize, usize)> = order
+        .into_iter()
+        .map(|i| {
+            if labels[i] >= seen.len() {
+                seen.resize(labels[i] + 1, 0);
+            }
+            seen[labels[i]] += 1;
+            (seen[labels[i]], i)
+        })
+        .collect();
+    rounds.sort_by_key(|&(round, _)| round);
+    let mut chosen: Vec<usize> = rounds.into_iter().take(count).map(|(_, i)| i).collect();
+    chosen.sort_unstable();
+    chosen
+}
+
 fn first_sample(step: u64, batch_size: usize) -> u128 {
     u128::from(step) * batch_size as u128
 }
@@ -177,7 +199,7 @@ fn stream(seed: u64, stream: u64) -> ChaCha8Rng {
 
 /// Fisher-Yates. Written out because `rand` may change its own from one release to the next, and with it
 /// the batches of a resumed run.
-fn shuffle<T>(items: &mut [T], rng: &mut ChaCha8Rng) {
+pub(crate) fn shuffle<T>(items: &mut [T], rng: &mut ChaCha8Rng) {
     for i in (1..items.len()).rev() {
         items.swap(i, below(rng, i + 1));
     }

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::image_set::{ImageSet, ImageShape, Origins};
+use super::image_set::{ImageSet, ImageShape, Origins, UNLABELLED};
 use super::raster::Raster;
 use crate::error::{Error, Result};
 use crate::metrics::npz::{NpyArray, NpyData, Npz, write_npz};
@@ -35,7 +35,7 @@ pub fn read_samples(path: &Path) -> Result<ImageSet> {
         .collect();
     let (labels, class_names) = match npz.names().iter().any(|name| name == "arr_1") {
         true => labels(path, &npz.array("arr_1")?, n)?,
-        false => (vec![0; n], vec!["unlabelled".into()]),
+        false => (vec![0; n], vec![UNLABELLED.into()]),
     };
     let origins = Origins::Rows { source: path.display().to_string(), rows: (0..n).collect() };
     ImageSet::from_memory(shape, planes, labels, class_names, origins)

@@ -4,7 +4,6 @@
 //! per-element arithmetic are `f64`; tensors are `f32`. A step's *index* counts the steps of the schedule in hand, its
 //! *timestep* is the original process's and is what the network sees; the two differ once a schedule is respaced.
 
-mod bytes;
 mod gaussian;
 mod guidance;
 mod loss;
@@ -15,7 +14,6 @@ mod schedule;
 #[cfg(test)]
 mod golden;
 
-pub use bytes::to_bytes;
 pub use gaussian::{Moments, Variance, moments, q_sample};
 pub use guidance::{Guidance, GuidanceChannels};
 pub use loss::{HybridLoss, hybrid_loss};

@@ -6,9 +6,10 @@ use scion_kernels::norm::modulated_norm;
 
 use super::block::{Block, EPS, Tap};
 use super::config::{Architecture, DitConfig};
-use super::embed::{LabelEmbedder, PatchEmbed, TimestepEmbedder, position_table};
+use super::embed::{LabelEmbedder, PatchEmbed, TimestepEmbedder};
 use crate::error::Result;
 use crate::operator::{Init, Linear, Scheme};
+use crate::positions::sincos_positions;
 
 /// A diffusion transformer, its operators as the architecture says.
 #[derive(Module, Debug)]
@@ -42,7 +43,7 @@ impl Dit {
         let DitConfig { hidden, patch, in_channels, .. } = *config;
         let grid = config.input_size / patch;
         let pos_embed =
-            init.parameter(position_table(grid, hidden), [grid * grid, hidden]).set_require_grad(false);
+            init.parameter(sincos_positions(grid, hidden), [grid * grid, hidden]).set_require_grad(false);
         let x_embedder = PatchEmbed::new(in_channels, patch, hidden, init);
         let t_embedder = TimestepEmbedder::new(hidden, init);
         let y_embedder =

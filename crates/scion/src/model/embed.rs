@@ -100,19 +100,3 @@ impl LabelEmbedder {
         table.select(0, index)
     }
 }
-
-/// The frozen sin-cos table [1, T, D]: the first half of each row encodes the column, the second the row.
-pub fn position_table(grid: usize, hidden: usize) -> Vec<f32> {
-    let quarter = hidden / 4;
-    let mut table = Vec::with_capacity(grid * grid * hidden);
-    for row in 0..grid {
-        for column in 0..grid {
-            for position in [column, row] {
-                let angle = |k: usize| position as f64 / 10_000f64.powf(k as f64 / quarter as f64);
-                table.extend((0..quarter).map(|k| angle(k).sin() as f32));
-                table.extend((0..quarter).map(|k| angle(k).cos() as f32));
-            }
-        }
-    }
-    table
-}

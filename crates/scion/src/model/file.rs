@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::tensor::Device;
 
 use super::{Architecture, Dit, DitConfig, native_shape, parameters};
-use crate::checkpoint::{Checkpoint, Layout, Precision, TensorSource, write_scion};
+use crate::checkpoint::{Checkpoint, DitShape, Layout, Precision, TensorSource, write_scion};
 use crate::error::{Error, Result};
 use crate::model::apply_weights;
 use crate::operator::Init;
@@ -52,9 +52,19 @@ pub fn architecture_of(file: &Checkpoint, heads: Option<usize>) -> Result<Archit
         let json = file
             .model_json()
             .ok_or_else(|| Error::invalid(file.path(), "has no architecture in its header"))?;
-        return serde_json::from_str(json).map_err(|e| {
-            Error::invalid(file.path(), format!("the architecture in its header is damaged: {e}"))
-        });
+        let damaged = |detail: String| {
+            Error::invalid(file.path(), format!("the architecture in its header is damaged: {detail}"))
+        };
+        let told: Architecture = serde_json::from_str(json).map_err(|e| damaged(e.to_string()))?;
+        if let Some(heads) = heads.filter(|&heads| heads != told.dit.heads) {
+            return Err(Error::Usage(format!(
+                "{}: --heads {heads}, but its header says {} attention heads",
+                file.path().display(),
+                told.dit.heads
+            )));
+        }
+        let checked = told.dit.check().and_then(|()| Architecture::native(told.dit).with_grafts(told.grafts));
+        return checked.map_err(|e| damaged(e.to_string()));
     }
     let shape = file.infer_dit()?;
     let heads = heads.or(shape.heads).ok_or_else(|| {
@@ -81,6 +91,23 @@ pub fn architecture_of(file: &Checkpoint, heads: Option<usize>) -> Result<Archit
     };
     dit.check()?;
     Ok(Architecture::native(dit))
+}
+
+impl From<&DitConfig> for DitShape {
+    fn from(dit: &DitConfig) -> Self {
+        Self {
+            hidden: dit.hidden,
+            depth: dit.depth,
+            heads: Some(dit.heads),
+            patch: dit.patch,
+            in_channels: dit.in_channels,
+            out_channels: dit.out_channels(),
+            num_classes: dit.num_classes,
+            label_dropout: dit.null_class,
+            mlp_ratio: dit.mlp_ratio,
+            tokens: Some(dit.tokens()),
+        }
+    }
 }
 
 /// Reads a model strictly: every tensor must be there, fit, and be used. Only one tensor at a time is held

@@ -12,4 +12,4 @@ pub use config::{Architecture, DitConfig, PRESETS, Replacement};
 pub use dit::Dit;
 pub use file::{architecture_of, load, save_scion, save_scion_as, tensor_sources};
 pub(crate) use parameters::Path;
-pub use parameters::{Parameter, apply_weights, native_shape, parameters, update_parameters};
+pub use parameters::{apply_weights, fingerprint, native_shape, parameters, update_parameters};

@@ -4,18 +4,9 @@ use burn::Tensor;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::TensorData;
 
-use crate::error::Result;
+use sha2::{Digest, Sha256};
 
-/// A parameter's name, shape and values.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Parameter {
-    /// The name in the original layout, such as `blocks.0.attn.qkv.weight`.
-    pub name: String,
-    /// The shape in the original layout.
-    pub shape: Vec<usize>,
-    /// The values, row-major.
-    pub values: Vec<f32>,
-}
+use crate::error::Result;
 
 /// Calls `see` with the name and tensor shape (as held here) of every parameter in order.
 struct Walk<F> {
@@ -85,6 +76,16 @@ impl<const D: usize> InnerValues for Tensor<D> {
 /// Calls `see` with every parameter's name and data, in the order of the module's fields.
 pub fn parameters<M: Module>(module: &M, see: impl FnMut(String, TensorData)) {
     module.visit(&mut Walk { path: Path::default(), see });
+}
+
+/// SHA-256 of every parameter's name and values, in hexadecimal: which weights these are, in whatever file.
+pub fn fingerprint<M: Module>(module: &M) -> String {
+    let mut hash = Sha256::new();
+    parameters(module, |name, data| {
+        hash.update(name);
+        hash.update(data.as_bytes());
+    });
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 struct Edit<F> {

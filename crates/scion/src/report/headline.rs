@@ -271,7 +271,7 @@ fn latency_sentence(graft: &ModelResult, teacher: &ModelResult) -> Option<String
 fn floor_sentence(results: &Results) -> Option<String> {
     let floor = results.floor.as_ref()?.frechet.as_ref()?;
     Some(format!(
-        "Real training images score {} against real test images; no generator can be expected below that.",
+        "As many real training images score {} against the real test images: what a perfect model would reach.",
         number::estimate_text(floor)
     ))
 }

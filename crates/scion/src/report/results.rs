@@ -186,6 +186,9 @@ fn null_as_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Err
 /// Real training images measured against the real test images, as if a model had made them.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Floor {
+    /// Training images that were scored.
+    #[serde(default)]
+    pub samples: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frechet: Option<Estimate>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -77,7 +77,8 @@ pub(super) fn models(out: &mut String, results: &Results) -> fmt::Result {
         models.iter().map(|m| (m.name.id(), model_row(m, teacher, params.0, flops.0))).collect();
     if let Some(floor) = &results.floor {
         let mut row = vec![word("Real images")];
-        row.extend((0..5).map(|_| missing()));
+        row.extend((0..4).map(|_| missing()));
+        row.push(value(floor.samples.to_string(), floor.samples as f64));
         row.push(floor.frechet.as_ref().map_or_else(missing, score));
         row.push(floor.kid.as_ref().map_or_else(missing, score));
         row.push(floor.accuracy.map_or_else(missing, |a| value(number::fixed(100.0 * a, 1), a)));

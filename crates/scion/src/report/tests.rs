@@ -33,7 +33,12 @@ pub(super) fn sample_results() -> Results {
         elapsed_s: 61.5,
         peak_rss_bytes: 900 << 20,
         models: vec![model(ModelName::Teacher, 100_000_000, 3.0), model(ModelName::Stage2, 90_000_000, 3.1)],
-        floor: Some(Floor { frechet: Some(Estimate::new(0.5, 0.02)), kid: None, accuracy: Some(0.94) }),
+        floor: Some(Floor {
+            samples: 2000,
+            frechet: Some(Estimate::new(0.5, 0.02)),
+            kid: None,
+            accuracy: Some(0.94),
+        }),
         class_names: vec!["Coat".into(), "<Bag>".into()],
         blocks: vec![block(0, "attention"), block(1, "sliding-window")],
         stage1: vec![Stage1Result {

@@ -4,12 +4,13 @@ use std::time::Instant;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
-use super::{Progress, RunFolder, sample_images};
+use super::{Progress, RunFolder, remove_parts, sample_in_parts};
 use crate::classifier::{Classifier, FEATURES};
 use crate::config::Recipe;
 use crate::data::image_io::{GridOptions, grid, save_png};
+use crate::data::loader::spread;
 use crate::data::samples::{read_samples, write_samples};
-use crate::data::{ImageShape, Split, embedded, from_unit, to_unit};
+use crate::data::{ImageShape, Split, embedded, to_unit};
 use crate::error::{Error, Result};
 use crate::metrics::{
     Accuracy, Features, JackknifeOptions, KidOptions, Reference, frechet_with_error, kernel_distance,
@@ -29,10 +30,12 @@ pub struct Scores {
     pub frechet: Estimate,
     /// Kernel distance to the real test images.
     pub kid: Estimate,
-    /// Share put in the class asked for.
-    pub accuracy: f64,
+    /// Share put in the class asked for, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
     /// 95% Wilson interval of the share.
-    pub accuracy_interval: [f64; 2],
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy_interval: Option<[f64; 2]>,
 }
 
 /// The embedded judge: a classifier, and the real images it compares with.
@@ -55,39 +58,45 @@ impl Judge {
         Ok(Self { classifier, reference, seed })
     }
 
-    /// Scores images in bytes, [N, 1, 28, 28], against the real test images.
+    /// Scores images in bytes, [N, 1, 28, 28], against the real test images, and their labels where there are any.
     ///
     /// # Errors
     /// When there are too few images for a covariance.
-    pub fn score(&self, pixels: &[u8], labels: &[usize]) -> Result<Scores> {
+    pub fn score(&self, pixels: &[u8], labels: Option<&[usize]>) -> Result<Scores> {
         let found = self.classifier.classify(&to_unit(pixels))?;
-        let accuracy = Accuracy::of(&found.labels, labels)?;
+        let samples = found.labels.len() as u64;
+        let accuracy = labels.map(|labels| Accuracy::of(&found.labels, labels)).transpose()?;
         let features = Features::new(FEATURES, found.features)?;
         let jackknife = JackknifeOptions { seed: self.seed, ..JackknifeOptions::default() };
         let frechet = frechet_with_error(&features, Reference::Features(&self.reference), &jackknife)?;
         let options = KidOptions { seed: self.seed, ..KidOptions::default() };
         let kid = kernel_distance(&features, &self.reference, &options)?;
-        let (low, high) = accuracy.wilson(1.96);
         Ok(Scores {
-            samples: labels.len() as u64,
+            samples,
             frechet: Estimate::new(frechet.value, frechet.stderr),
             kid: Estimate::new(kid.value, kid.stderr),
-            accuracy: accuracy.fraction(),
-            accuracy_interval: [low, high],
+            accuracy: accuracy.as_ref().map(Accuracy::fraction),
+            accuracy_interval: accuracy.as_ref().map(|a| a.wilson(1.96).into()),
         })
     }
 
-    /// How real training images score: what a perfect model could reach.
+    /// How `count` real training images score, fewer where there are not so many: what a perfect model would reach.
+    /// A distance's bias depends on the number of images, so it is that of the models that are compared with it.
     ///
     /// # Errors
     /// When the program's embedded files are damaged.
-    pub fn floor(&self) -> Result<Floor> {
+    pub fn floor(&self, count: usize) -> Result<Floor> {
         let train = embedded::fashion_mnist(Split::Train)?;
-        let scores = self.score(train.as_bytes().unwrap_or_default(), train.labels())?;
+        let pixels = train.read(&spread(train.labels(), count, self.seed))?;
+        let scores = self.score(&pixels, None)?;
         let test = embedded::fashion_mnist(Split::Test)?;
         let real = self.classifier.classify(&to_unit(test.as_bytes().unwrap_or_default()))?;
-        let accuracy = Accuracy::of(&real.labels, test.labels())?.fraction();
-        Ok(Floor { frechet: Some(scores.frechet), kid: Some(scores.kid), accuracy: Some(accuracy) })
+        Ok(Floor {
+            samples: scores.samples,
+            frechet: Some(scores.frechet),
+            kid: Some(scores.kid),
+            accuracy: Some(Accuracy::of(&real.labels, test.labels())?.fraction()),
+        })
     }
 }
 
@@ -108,18 +117,19 @@ pub(super) fn evaluation_samples(
     let samples = folder.path("samples");
     fs::create_dir_all(&samples).map_err(|e| Error::io("create the folder", &samples, e))?;
     let file = samples.join(format!("{}.npz", name.id()));
+    let parts = samples.join(format!("{}.parts", name.id()));
     if file.exists() {
+        remove_parts(&parts)?;
         let set = read_samples(&file)?;
         return Ok(set.as_bytes().unwrap_or_default().to_vec());
     }
     let labels = labels(recipe.sample.count, sizes.num_classes);
     let mut progress = Progress::new(&format!("sample {}", name.id()), labels.len() as u64, 0, quiet);
     let mut done = 0;
-    let images = sample_images(model, sizes, &recipe.sample, recipe.seed, &labels, 0, |count| {
+    let pixels = sample_in_parts(model, sizes, &recipe.sample, recipe.seed, &labels, &parts, |count| {
         done += count as u64;
         progress.set(done, "");
     })?;
-    let pixels = from_unit(&images);
     let shape = ImageShape { channels: sizes.in_channels, height: sizes.input_size, width: sizes.input_size };
     // One row a class, the same noise in the same place for every model.
     let columns = recipe.evaluate.grid_columns.min(labels.len() / sizes.num_classes).max(1);
@@ -131,6 +141,7 @@ pub(super) fn evaluation_samples(
     let raster = grid(&rows, shape, &GridOptions { scale: 2, ..GridOptions::new(columns) })?;
     save_png(&samples.join(format!("{}.png", name.id())), &raster)?;
     write_samples(&file, &pixels, shape, Some(&labels))?;
+    remove_parts(&parts)?;
     Ok(pixels)
 }
 

@@ -1,5 +1,5 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -39,6 +39,10 @@ impl StageClock {
 const LOG: &str = "metrics.jsonl";
 const STAGES: &str = "stages.json";
 const LOCK: &str = ".lock";
+const TEACHER: &str = "teacher.sha256";
+
+/// Where a run keeps the embedded teacher.
+pub(super) const UNPACKED_TEACHER: &str = "teacher.safetensors";
 
 impl RunFolder {
     /// Opens a folder for a recipe, making it where it does not exist.
@@ -48,18 +52,20 @@ impl RunFolder {
     pub fn open(root: &Path, recipe: &Recipe) -> Result<Self> {
         fs::create_dir_all(root).map_err(|e| Error::io("create the folder", root, e))?;
         let lock = lock(root)?;
-        remove_leftovers(root)?;
         let (path, text) = (root.join("recipe.toml"), recipe.to_toml());
         match fs::read_to_string(&path) {
-            Ok(found) if found != text => {
+            Ok(found) if found == text => remove_leftovers(root)?,
+            // A run that failed before its first step left nothing to keep.
+            Ok(_) if !has_work(root)? => atomic::write(&path, text.as_bytes())?,
+            Ok(_) => {
                 return Err(Error::Exists {
                     path: root.into(),
                     detail: "holds a run of another recipe; choose another --out, or delete the folder to start over"
                         .into(),
                 });
             }
-            Ok(_) => {}
-            Err(_) => atomic::write(&path, text.as_bytes())?,
+            Err(e) if e.kind() == ErrorKind::NotFound => atomic::write(&path, text.as_bytes())?,
+            Err(e) => return Err(Error::io("read", &path, e)),
         }
         let log = root.join(LOG);
         let file = OpenOptions::new()
@@ -68,6 +74,25 @@ impl RunFolder {
             .open(&log)
             .map_err(|e| Error::io("open", &log, e))?;
         Ok(Self { root: root.into(), log: BufWriter::new(file), _lock: lock })
+    }
+
+    /// Makes the run one of the teacher with this [`fingerprint`](crate::model::fingerprint).
+    ///
+    /// # Errors
+    /// When it is the run of another teacher, whose work cannot be used on.
+    pub fn claim(&self, teacher: &str) -> Result<()> {
+        let path = self.path(TEACHER);
+        match fs::read_to_string(&path) {
+            Ok(found) if found.trim() == teacher => Ok(()),
+            Ok(_) if has_work(&self.root)? => Err(Error::Exists {
+                path: self.root.clone(),
+                detail: "holds a run of a teacher with other weights; choose another --out, or delete the folder to start over"
+                    .into(),
+            }),
+            Ok(_) => atomic::write(&path, teacher.as_bytes()),
+            Err(e) if e.kind() == ErrorKind::NotFound => atomic::write(&path, teacher.as_bytes()),
+            Err(e) => Err(Error::io("read", &path, e)),
+        }
     }
 
     /// A path inside the folder.
@@ -105,9 +130,7 @@ impl RunFolder {
     /// When it exists and cannot be removed.
     pub fn remove(&self, name: &str) -> Result<()> {
         match fs::remove_file(self.path(name)) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io("remove", self.path(name), e))
-            }
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io("remove", self.path(name), e)),
             _ => Ok(()),
         }
     }
@@ -204,9 +227,24 @@ fn lock(root: &Path) -> Result<File> {
             detail: "another scion process is at work in it; wait for it, or choose another --out".into(),
         }),
         // Some network file systems have no locks.
-        Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => Ok(file),
+        Err(TryLockError::Error(e)) if e.kind() == ErrorKind::Unsupported => Ok(file),
         Err(TryLockError::Error(e)) => Err(Error::io("lock", &path, e)),
     }
+}
+
+/// Whether a run has got to anything: a log line, weights or captured activations.
+fn has_work(root: &Path) -> Result<bool> {
+    let io = |e| Error::io("list", root, e);
+    for entry in fs::read_dir(root).map_err(io)? {
+        let entry = entry.map_err(io)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let file = [".safetensors", ".act", ".html"].iter().any(|end| name.ends_with(end));
+        let line = name == LOG && entry.metadata().map_err(io)?.len() > 0;
+        if line || (file && name != UNPACKED_TEACHER) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Removes the temporary files of a session that was killed while it wrote; caches among them can be large.

@@ -17,7 +17,7 @@ pub use folder::RunFolder;
 pub use pipeline::{Outcome, Until, run};
 pub use pretrain::pretrain;
 pub use progress::Progress;
-pub use sample::sample_images;
+pub use sample::{remove_parts, sample_images, sample_in_parts};
 pub use source::training_images;
 pub use teacher::{EMBEDDED_NAME, Teacher, embedded_teacher, open_checkpoint, with_checkpoint};
 

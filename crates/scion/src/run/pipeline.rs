@@ -16,7 +16,7 @@ use crate::capture::Site;
 use crate::checkpoint::Checkpoint;
 use crate::config::{DataSource, Recipe};
 use crate::error::{Error, Result};
-use crate::model::{Architecture, Dit, load, save_scion};
+use crate::model::{Architecture, Dit, fingerprint, load, save_scion};
 use crate::operator::Operator;
 use crate::plan;
 use crate::report::results::{ModelName, ModelResult, Results, Stage1Result};
@@ -46,6 +46,14 @@ pub enum Outcome {
 /// # Errors
 /// When the recipe lacks a stage's section, or files cannot be read or written.
 pub fn run(recipe: &Recipe, root: &Path, until: Until, command: &str, quiet: bool) -> Result<Outcome> {
+    for (needed, name, there) in [
+        (Until::Distill, "distill", recipe.distill.is_some()),
+        (Until::Finetune, "finetune", recipe.finetune.is_some()),
+    ] {
+        if until >= needed && !there {
+            return Err(Error::Usage(format!("the recipe has no [{name}] section")));
+        }
+    }
     let mut folder = RunFolder::open(root, recipe)?;
     let goal = folder.path(match until {
         Until::Distill => "stage1.safetensors",
@@ -82,6 +90,7 @@ impl<'a> Job<'a> {
     fn open(recipe: &'a Recipe, folder: &mut RunFolder, quiet: bool) -> Result<Self> {
         let device = Device::flex();
         let teacher = load_teacher(&recipe.model, folder, &device)?;
+        folder.claim(&fingerprint(&teacher.model))?;
         let grafted = plan::graft(&teacher.architecture, &recipe.grafts)?;
         let sites = new_sites(&teacher.architecture, &grafted);
         if sites.is_empty() {
@@ -99,9 +108,7 @@ impl<'a> Job<'a> {
             folder.remove("stage1.state.safetensors")?;
             return self.reload(&file);
         }
-        let Some(config) = &self.recipe.distill else {
-            return Err(Error::Usage("the recipe has no [distill] section".into()));
-        };
+        let config = self.recipe.distill.as_ref().expect("checked before the run");
         let tracked = with_fresh_operators(
             &self.teacher.model,
             &self.teacher.architecture,
@@ -133,9 +140,7 @@ impl<'a> Job<'a> {
             folder.remove("stage2.state.safetensors")?;
             return self.reload(&file);
         }
-        let Some(config) = &self.recipe.finetune else {
-            return Err(Error::Usage("the recipe has no [finetune] section".into()));
-        };
+        let config = self.recipe.finetune.as_ref().expect("checked before the run");
         let tracked = stage1.clone().train();
         let model = train(self.recipe, config, &self.grafted, tracked, folder, "stage2", self.quiet)?;
         // Comes last: where this file is there, the stage is done.
@@ -162,9 +167,9 @@ impl<'a> Job<'a> {
         let clock = folder.start_stage("evaluation")?;
         let classes = labels(self.recipe.sample.count, sizes.num_classes);
         let judge = self.judged().then(|| Judge::new(&self.device, self.recipe.seed)).transpose()?;
-        let score = |pixels: &Vec<u8>| judge.as_ref().map(|j| j.score(pixels, &classes)).transpose();
+        let score = |pixels: &Vec<u8>| judge.as_ref().map(|j| j.score(pixels, Some(&classes))).transpose();
         let scores = pixels.iter().map(score).collect::<Result<Vec<Option<Scores>>>>()?;
-        let floor = judge.as_ref().map(Judge::floor).transpose()?;
+        let floor = judge.as_ref().map(|j| j.floor(self.recipe.sample.count)).transpose()?;
         let evaluate = &self.recipe.evaluate;
         let times =
             latencies(&[&self.teacher.model, stage2], sizes, evaluate.latency_batch, evaluate.latency_runs);
@@ -224,7 +229,7 @@ impl<'a> Job<'a> {
             train_best: losses(r.site).into_iter().reduce(f64::min),
             val_first: Some(r.val_first),
             val_best: Some(r.val_best),
-            epochs: (config.steps * config.batch as u64) as f64 / r.images as f64,
+            epochs: (config.steps * config.batch as u64) as f64 / r.samples as f64,
             seconds: seconds / regrown.len() as f64,
         };
         Ok(regrown.iter().map(row).collect())

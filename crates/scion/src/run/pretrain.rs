@@ -53,7 +53,7 @@ pub(super) fn train(
 ) -> Result<Dit> {
     let clock = folder.start_stage(stage)?;
     let sizes = &architecture.dit;
-    let batches = Batches::new(training_images(&recipe.data, sizes)?, recipe.seed, config.flip)?;
+    let batches = Batches::new(training_images(&recipe.data, sizes, recipe.seed)?, recipe.seed, config.flip)?;
     let state_file = folder.path(&format!("{stage}.state.safetensors"));
     let purpose = format!("{stage}\n{}", recipe.to_toml());
     let (model, state) = if state_file.exists() {

@@ -20,8 +20,8 @@ pub(super) fn model(name: ModelName, architecture: &Architecture, scores: Option
         row.samples = scores.samples;
         row.frechet = Some(scores.frechet);
         row.kid = Some(scores.kid);
-        row.accuracy = Some(scores.accuracy);
-        row.accuracy_interval = Some(scores.accuracy_interval);
+        row.accuracy = scores.accuracy;
+        row.accuracy_interval = scores.accuracy_interval;
     }
     row
 }
@@ -81,7 +81,8 @@ pub(super) fn surroundings(
     let precision = kebab(&recipe.precision);
     Ok(Results {
         elapsed_s: stages.iter().map(|s| s.seconds).sum(),
-        peak_rss_bytes: peak_memory(),
+        // Earlier sessions of the run count as well.
+        peak_rss_bytes: stages.iter().filter_map(|s| s.peak_rss_bytes).fold(peak_memory(), u64::max),
         feature_space: judged.then(|| FEATURE_SPACE.to_string()),
         error_bars: judged
             .then(|| "standard errors by jackknife over the images; accuracy: 95% Wilson interval".into()),

@@ -1,6 +1,12 @@
-use crate::config::{SampleConfig, SamplerConfig};
-use crate::diffusion::{Guidance, NoiseStream, Respacing, Sampler, Sampling, Schedule, sample_loop};
-use crate::error::Result;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use crate::atomic;
+use crate::config::SampleConfig;
+use crate::data::from_unit;
+use crate::diffusion::{Guidance, NoiseStream, Sampling, sample_loop};
+use crate::error::{Error, Result};
 use crate::model::{Dit, DitConfig};
 
 /// Draws one image a label, as values around [-1, 1], [N, C, H, W].
@@ -9,7 +15,7 @@ use crate::model::{Dit, DitConfig};
 /// hears how many images each finished batch adds.
 ///
 /// # Errors
-/// When the sampler cannot take the asked number of steps.
+/// When the sampler cannot take the asked number of steps, or the model cannot be guided.
 pub fn sample_images(
     model: &Dit,
     sizes: &DitConfig,
@@ -19,11 +25,13 @@ pub fn sample_images(
     first: u64,
     mut on_images: impl FnMut(usize),
 ) -> Result<Vec<f32>> {
-    let full = Schedule::linear();
-    let (schedule, sampler) = match config.sampler {
-        SamplerConfig::Ddim => (full.ddim(config.steps)?, Sampler::Ddim { eta: 0.0 }),
-        SamplerConfig::Ddpm => (full.respaced(&Respacing::Stride(config.steps))?, Sampler::Ddpm),
-    };
+    if config.cfg != 1.0 && !sizes.null_class {
+        return Err(Error::Usage(format!(
+            "guidance of scale {} needs a null class, which this model was not trained with; use a scale of 1",
+            config.cfg
+        )));
+    }
+    let (schedule, sampler) = config.schedule()?;
     let sampling = Sampling { sampler, clip_denoised: false };
     let mut images = Vec::with_capacity(labels.len() * sizes.image_len());
     for (batch, labels) in labels.chunks(config.batch).enumerate() {
@@ -41,6 +49,55 @@ pub fn sample_images(
         on_images(labels.len());
     }
     Ok(images)
+}
+
+/// Images whose completion is noted on disk.
+const PART: usize = 256;
+
+/// As [`sample_images`], in bytes [N, C, H, W], kept in `folder` part by part: called again after an interruption,
+/// it goes on where it stopped. The caller removes the folder once the images are where they belong.
+///
+/// # Errors
+/// Those of [`sample_images`], and `Io` when the folder cannot be read or written.
+pub fn sample_in_parts(
+    model: &Dit,
+    sizes: &DitConfig,
+    config: &SampleConfig,
+    seed: u64,
+    labels: &[usize],
+    folder: &Path,
+    mut on_images: impl FnMut(usize),
+) -> Result<Vec<u8>> {
+    fs::create_dir_all(folder).map_err(|e| Error::io("create the folder", folder, e))?;
+    let mut pixels = Vec::with_capacity(labels.len() * sizes.image_len());
+    for (number, labels) in labels.chunks(PART).enumerate() {
+        let first = number * PART;
+        let path = folder.join(format!("{first:06}.u8"));
+        match fs::read(&path) {
+            Ok(bytes) if bytes.len() == labels.len() * sizes.image_len() => {
+                pixels.extend(bytes);
+                on_images(labels.len());
+            }
+            _ => {
+                let drawn = sample_images(model, sizes, config, seed, labels, first as u64, &mut on_images)?;
+                let bytes = from_unit(&drawn);
+                atomic::write(&path, &bytes)?;
+                pixels.extend(bytes);
+            }
+        }
+    }
+    Ok(pixels)
+}
+
+/// Removes what [`sample_in_parts`] kept.
+///
+/// # Errors
+/// `Io` when it is there and cannot be removed.
+pub fn remove_parts(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io("remove", folder, e)),
+        _ => Ok(()),
+    }
 }
 
 /// The model's output at one timestep, guided where the scale asks for it.

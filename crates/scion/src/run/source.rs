@@ -7,11 +7,12 @@ use crate::data::{FashionMnist, FolderOptions, ImageSet, Split, embedded, open_f
 use crate::error::{Error, Result};
 use crate::model::DitConfig;
 
-/// The training images that `[data]` names, which must have the model's size and channels.
+/// The training images that `[data]` names, which must have the model's size, channels and classes; `seed` picks
+/// those of a fraction.
 ///
 /// # Errors
 /// When they cannot be found or read, or do not fit the model.
-pub fn training_images(data: &DataConfig, sizes: &DitConfig) -> Result<Arc<ImageSet>> {
+pub fn training_images(data: &DataConfig, sizes: &DitConfig, seed: u64) -> Result<Arc<ImageSet>> {
     let set = match (data.source, &data.path) {
         (DataSource::Embedded, _) => embedded::fashion_mnist(Split::Train)?,
         (DataSource::FashionMnist, Some(path)) => FashionMnist::open(path)?.read(Split::Train)?,
@@ -39,10 +40,18 @@ pub fn training_images(data: &DataConfig, sizes: &DitConfig) -> Result<Arc<Image
     };
     check_fit(&set, sizes)?;
     if data.fraction < 1.0 {
-        let chosen = stratified_fraction(set.labels(), data.fraction, 0)?;
+        let chosen = stratified_fraction(set.labels(), data.fraction, seed)?;
         return Ok(Arc::new(set.subset(&chosen)?));
     }
     Ok(Arc::new(set))
+}
+
+/// The first and last of some names.
+fn ends(names: &[String]) -> String {
+    match names {
+        [first, .., last] => format!("{first} to {last}"),
+        _ => names.concat(),
+    }
 }
 
 fn check_fit(set: &ImageSet, sizes: &DitConfig) -> Result<()> {
@@ -53,10 +62,12 @@ fn check_fit(set: &ImageSet, sizes: &DitConfig) -> Result<()> {
             sizes.in_channels
         )));
     }
-    if set.class_names().len() > sizes.num_classes {
+    // Labels are places in the sorted list of class folders: one folder too few would shift all behind it.
+    if set.class_names().len() != sizes.num_classes {
         return Err(Error::Usage(format!(
-            "the images have {} classes, but the model only knows {}",
+            "the images have {} classes ({}), but the model {}; expected one folder for each of its classes",
             set.class_names().len(),
+            ends(set.class_names()),
             sizes.num_classes
         )));
     }

@@ -3,13 +3,12 @@ use std::sync::Arc;
 
 use burn::module::Module;
 use rand::SeedableRng;
-use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use super::{Progress, RunFolder, training_images};
 use crate::capture::{Activations, Cache, CacheWriter, Site, add_noise, capture};
 use crate::config::Recipe;
-use crate::data::loader::stratified_fraction;
+use crate::data::loader::{shuffle, spread};
 use crate::data::{Batches, ImageSet, to_unit};
 use crate::diffusion::Schedule;
 use crate::error::{Error, Result};
@@ -31,8 +30,8 @@ pub struct Regrown {
     pub site: Site,
     /// Its best weights.
     pub operator: Operator,
-    /// Number of different training images.
-    pub images: usize,
+    /// Samples of an epoch: training images, or the captured samples of a cache.
+    pub samples: usize,
     /// Loss on held-out samples before training.
     pub val_first: f64,
     /// Loss on held-out samples of the best weights.
@@ -60,8 +59,12 @@ pub(super) fn stage1(
 ) -> Result<(Vec<Regrown>, f64)> {
     let clock = folder.start_stage("stage1")?;
     let sites: Vec<Site> = fresh.iter().map(|(site, _)| *site).collect();
-    let (training, held_out) = split(training_images(&recipe.data, sizes)?, config.validation, recipe.seed)?;
-    let images = training.len();
+    let (training, held_out) =
+        split(training_images(&recipe.data, sizes, recipe.seed)?, config.validation, recipe.seed)?;
+    let samples = match config.capture {
+        CaptureMode::Online => training.len(),
+        CaptureMode::Cache => config.samples,
+    };
     let validation = captured(teacher, sizes, &held_out, &sites, recipe.seed)?;
     let operators = fresh.iter().map(|(_, operator)| operator.clone()).collect();
     let mut distiller =
@@ -92,7 +95,7 @@ pub(super) fn stage1(
     }
     let regrown =
         distiller.best().into_iter().zip(first_losses).map(|((site, operator, val_best), val_first)| {
-            Regrown { site, operator: operator.valid(), images, val_first, val_best }
+            Regrown { site, operator: operator.valid(), samples, val_first, val_best }
         });
     folder.note_stage(&clock)?;
     Ok((regrown.collect(), clock.seconds()))
@@ -106,8 +109,7 @@ fn split(set: Arc<ImageSet>, count: usize, seed: u64) -> Result<(Arc<ImageSet>, 
             set.len()
         )));
     }
-    let mut held_out = stratified_fraction(set.labels(), count as f64 / set.len() as f64, seed)?;
-    held_out.truncate(count);
+    let held_out = spread(set.labels(), count, seed);
     let apart: std::collections::HashSet<usize> = held_out.iter().copied().collect();
     let rest: Vec<usize> = (0..set.len()).filter(|i| !apart.contains(i)).collect();
     Ok((Arc::new(set.subset(&rest)?), set.subset(&held_out)?))
@@ -184,7 +186,7 @@ impl<'a> Source<'a> {
                 let mut order: Vec<usize> = (0..samples).collect();
                 let mut rng = ChaCha8Rng::seed_from_u64(*seed);
                 rng.set_stream(step / per_epoch);
-                order.shuffle(&mut rng);
+                shuffle(&mut order, &mut rng);
                 let start = (step % per_epoch) as usize * size;
                 Ok(caches
                     .iter()

@@ -2,7 +2,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 
-use super::folder::RunFolder;
+use super::folder::{RunFolder, UNPACKED_TEACHER};
 use crate::atomic;
 use crate::checkpoint::{Checkpoint, resolve};
 use crate::config::ModelConfig;
@@ -69,7 +69,7 @@ pub(super) fn load_teacher(model: &ModelConfig, folder: &RunFolder, device: &Dev
     let name = model.checkpoint.as_deref().ok_or_else(|| {
         Error::Usage("grafting starts from a pretrained model: set model.checkpoint".into())
     })?;
-    let file = open_checkpoint(name, &folder.path("teacher.safetensors"))?;
+    let file = open_checkpoint(name, &folder.path(UNPACKED_TEACHER))?;
     let architecture = architecture_of(&file, model.heads)?;
     Ok(Teacher { model: load(&file, &architecture, device)?, architecture })
 }

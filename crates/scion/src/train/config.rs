@@ -99,6 +99,7 @@ impl TrainConfig {
         }
         positive("lr", self.lr)?;
         positive("clip", self.clip)?;
+        not_negative("weight-decay", self.weight_decay)?;
         for (name, value) in [("ema", self.ema), ("label-dropout", self.label_dropout), ("beta2", self.beta2)]
         {
             if !(0.0..1.0).contains(&value) {
@@ -106,6 +107,14 @@ impl TrainConfig {
             }
         }
         Ok(())
+    }
+}
+
+fn not_negative(name: &str, value: f64) -> Result<(), String> {
+    if value >= 0.0 && value.is_finite() {
+        Ok(())
+    } else {
+        Err(format!("{name} must be at least 0, found {value}"))
     }
 }
 
@@ -211,7 +220,8 @@ impl DistillConfig {
             return Err(format!("samples ({}) must be at least one batch ({})", self.samples, self.batch));
         }
         positive("lr", self.lr)?;
-        positive("clip", self.clip)
+        positive("clip", self.clip)?;
+        not_negative("weight-decay", self.weight_decay)
     }
 }
 

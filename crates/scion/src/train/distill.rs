@@ -13,7 +13,7 @@ use super::gradient::{Step, collect, descend};
 use super::regression::regression_loss;
 use super::state::TrainState;
 use crate::capture::{Activations, Site};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::operator::Operator;
 
 /// All operators of a plan, each trained on its own, in one run.
@@ -121,7 +121,7 @@ impl Distiller {
     /// One step of every operator on its activations; validates where it is due.
     ///
     /// # Errors
-    /// None of its own.
+    /// When an operator's loss is no longer finite.
     pub fn step(mut self, batch: &BTreeMap<Site, Activations>) -> Result<(Self, Vec<OperatorReport>)> {
         let config = &self.config;
         let step = Step {
@@ -139,7 +139,15 @@ impl Distiller {
             let out = operator.forward(self.tensor(&activations.input, &operator));
             let found = values(out.clone().detach());
             let mut slope = vec![0f32; found.len()];
-            losses.push(regression_loss(self.config.loss, &found, &activations.output, Some(&mut slope)));
+            let loss = regression_loss(self.config.loss, &found, &activations.output, Some(&mut slope));
+            if !loss.is_finite() {
+                let ((block, slot), step) = (self.sites[index], self.state.step + 1);
+                return Err(Error::Diverged(format!(
+                    "step {step} of stage 1 has a loss of {loss} for {} of block {block}; a lower distill.lr may help",
+                    slot.name()
+                )));
+            }
+            losses.push(loss);
             let slope = Tensor::from_data(TensorData::new(slope, out.dims()), &out.device());
             let gradients = collect(&operator, &(out * slope).sum().backward());
             // Moments are kept by the name that the parameter has among all operators.

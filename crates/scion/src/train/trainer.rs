@@ -11,7 +11,7 @@ use super::state::TrainState;
 use crate::capture::add_noise;
 use crate::data::Batch;
 use crate::diffusion::{Schedule, hybrid_loss};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::{Dit, DitConfig, apply_weights};
 
 /// What one step reports.
@@ -69,7 +69,7 @@ impl Trainer {
     /// One optimiser step on a batch in [-1, 1].
     ///
     /// # Errors
-    /// None of its own.
+    /// When loss or gradient are no longer finite.
     pub fn step(mut self, batch: &Batch) -> Result<(Self, StepReport)> {
         let (sizes, config) = (&self.sizes, &self.config);
         let first = self.state.step * batch.labels.len() as u64;
@@ -100,6 +100,9 @@ impl Trainer {
         let gradients = (out * d_out).sum().backward();
         let by_name = collect(&self.model, &gradients);
         drop(gradients);
+        if !loss.total.is_finite() {
+            return Err(diverged(self.state.step + 1, &format!("a loss of {}", loss.total)));
+        }
         let lr = config.lr * config.schedule.factor(self.state.step, config.steps, config.warmup);
         let step = Step {
             lr,
@@ -110,10 +113,19 @@ impl Trainer {
             number: self.state.step + 1,
         };
         let (model, grad_norm) = descend(self.model, &by_name, &mut self.state.moments, step)?;
+        if !grad_norm.is_finite() {
+            return Err(diverged(self.state.step + 1, &format!("a gradient norm of {grad_norm}")));
+        }
         self.model = model;
         self.state.step += 1;
         let report =
             StepReport { step: self.state.step, loss: loss.total, mse: loss.mse, vb: loss.vb, lr, grad_norm };
         Ok((self, report))
     }
+}
+
+fn diverged(step: u64, what: &str) -> Error {
+    Error::Diverged(format!(
+        "step {step} has {what}; a lower lr or clip, more warm-up or precision = \"f32\" may help"
+    ))
 }

@@ -212,6 +212,30 @@ fn wrong_shapes_and_names_are_listed() {
     assert_names(&refused_file(&changed(folder.path(), renamed)), &["fc9.bias"]);
 }
 
+#[test]
+fn impossible_headers_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = folder.path().join("good.safetensors");
+    let mut convert = scion("convert");
+    convert.arg(fixture(TINY)).arg(&good).args(["--layout", "scion", "--heads", "2"]);
+    printed(&mut convert);
+    let bytes = fs::read(&good).unwrap();
+    let out = folder.path().join("out.pt");
+    for (field, expected) in [("patch", "patches of 0"), ("heads", "0 heads"), ("depth", "depth")] {
+        let key = format!("{field}\\\":");
+        let at = bytes.windows(key.len()).position(|w| w == key.as_bytes()).unwrap() + key.len();
+        let mut bad = bytes.clone();
+        bad[at] = b'0';
+        let file = folder.path().join(format!("{field}.safetensors"));
+        fs::write(&file, bad).unwrap();
+        let message = refused(scion("convert").arg(&file).arg(&out).args(["--layout", "dit"]), 1);
+        assert_names(&message, &[field, "header", expected]);
+    }
+    let mut other = scion("convert");
+    other.arg(&good).arg(&out).args(["--layout", "dit", "--heads", "4"]);
+    assert_names(&refused(&mut other, 2), &["--heads 4", "2 attention heads"]);
+}
+
 /// A zip as `torch.save` writes it around a pickle.
 fn torch_file(path: &Path, pickle: &[u8]) {
     let mut zip = zip::ZipWriter::new(fs::File::create(path).unwrap());

@@ -45,6 +45,26 @@ fn feature_files_are_compared() {
 }
 
 #[test]
+fn images_are_scored_with_and_without_labels() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, images) = (folder.path().join("samples.npz"), folder.path().join("images"));
+    for out in [&file, &images] {
+        printed(scion("sample").args(["embedded", "--steps", "2", "--count", "40", "--out"]).arg(out));
+    }
+    let labelled = printed(scion("evaluate").arg(&file));
+    assert_names(&labelled, &["images:        40", "not FID", "accuracy:      ", "95%"]);
+    let unlabelled = printed(scion("evaluate").arg(&images));
+    assert_names(&unlabelled, &["accuracy:      unknown"]);
+    let distance = |text: &str| text.lines().find(|l| l.starts_with("Fréchet")).unwrap().to_owned();
+    assert_eq!(distance(&labelled), distance(&unlabelled));
+
+    let other = folder.path().join("other");
+    std::fs::create_dir(&other).unwrap();
+    std::fs::copy(fixture("data/folder/dog/full.jpg"), other.join("full.jpg")).unwrap();
+    assert_names(&refused(scion("evaluate").arg(&other), 1), &["full.jpg", "expected 28×28"]);
+}
+
+#[test]
 fn files_that_do_not_fit_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let rows = features(folder.path(), "rows.npz", 1, 0.0);

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use super::{SMALL_MODEL, assert_names, fixture, listing, printed, refused, scion};
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
+    "bench",
     "quickstart",
     "run",
     "plan",

@@ -14,11 +14,13 @@ struct Place {
 }
 
 impl Place {
-    /// Images are those of the fixtures: cat and dog, three each.
+    /// Images are those of the fixtures, cat and dog, three each; other classes repeat the cats.
     fn new() -> Self {
         let place = Self { root: tempfile::tempdir().unwrap() };
-        for class in ["cat", "dog"] {
-            let from = fixture("data/folder").join(class);
+        for (class, source) in
+            [("cat", "cat"), ("dog", "dog"), ("eel", "cat"), ("fox", "cat"), ("owl", "cat")]
+        {
+            let from = fixture("data/folder").join(source);
             let to = place.path("images").join(class);
             fs::create_dir_all(&to).unwrap();
             for name in listing(&from) {
@@ -103,7 +105,7 @@ fn finished_stages_are_left_as_they_are() {
 #[test]
 fn a_trained_model_is_left_as_it_is() {
     let place = Place::new();
-    let sizes = "[model.sizes]\ninput_size = 8\npatch = 4\nin_channels = 3\nhidden = 8\ndepth = 1\nheads = 2\nnum_classes = 2\n";
+    let sizes = "[model.sizes]\ninput_size = 8\npatch = 4\nin_channels = 3\nhidden = 8\ndepth = 1\nheads = 2\nnum_classes = 5\n";
     let data = format!("[data]\nsource = \"image-folder\"\npath = {:?}\n", place.path("images"));
     fs::write(place.recipe(), format!("{sizes}{data}[pretrain]\nsteps = 2\nbatch = 2\n")).unwrap();
     assert_names(&printed(&mut place.run("pretrain")), &["done: ", "model.safetensors"]);
@@ -111,7 +113,7 @@ fn a_trained_model_is_left_as_it_is() {
     assert_names(&printed(&mut place.run("pretrain")), &["nothing to do", "model.safetensors"]);
     assert!(before == state(&place.path("run")));
     let text = printed(scion("inspect").arg(place.path("run/model.safetensors")));
-    assert_names(&text, &["width 8, 1 blocks, 2 heads", "of 3×8×8", "2 classes"]);
+    assert_names(&text, &["width 8, 1 blocks, 2 heads", "of 3×8×8", "5 classes"]);
 }
 
 #[test]
@@ -129,15 +131,148 @@ fn a_run_of_another_recipe_is_refused() {
 }
 
 #[test]
+fn a_run_that_did_nothing_yet_takes_another_recipe() {
+    let place = Place::new();
+    let path = format!("{:?}", place.path("images"));
+    place.edit(&path, "\"no/such/folder\"");
+    assert_names(&refused(&mut place.run("distill"), 1), &["no/such/folder"]);
+    place.edit("\"no/such/folder\"", &path);
+    printed(&mut place.run("distill"));
+}
+
+#[test]
+fn a_run_of_another_teacher_is_refused() {
+    let place = Place::new();
+    let teacher = place.path("teacher.safetensors");
+    let train = |seed: &str| {
+        let sizes = "[model.sizes]\ninput_size = 12\npatch = 4\nin_channels = 3\nhidden = 8\ndepth = 2\nheads = 2\nnum_classes = 5\n";
+        let data = format!("[data]\nsource = \"image-folder\"\npath = {:?}\n", place.path("images"));
+        let (recipe, run) = (place.path("pretrain.toml"), place.path("pretraining"));
+        fs::write(&recipe, format!("{sizes}{data}[pretrain]\nsteps = 1\nbatch = 2\n")).unwrap();
+        printed(scion("pretrain").arg(&recipe).args(["--seed", seed, "--out"]).arg(&run));
+        fs::rename(run.join("model.safetensors"), &teacher).unwrap();
+        fs::remove_dir_all(&run).unwrap();
+    };
+    train("1");
+    let old = format!("{:?}\nheads = 3\n", fixture(SMALL_MODEL).canonicalize().unwrap());
+    place.edit(&old, &format!("{teacher:?}\n"));
+    printed(&mut place.run("distill"));
+    train("2");
+    assert_names(&refused(&mut place.run("finetune"), 1), &["run", "teacher with other weights"]);
+    train("1");
+    printed(&mut place.run("finetune"));
+}
+
+#[test]
+fn other_peoples_files_are_left_alone() {
+    let place = Place::new();
+    fs::create_dir(place.path("run")).unwrap();
+    fs::write(place.path("run/.notes.tmp"), "mine").unwrap();
+    printed(&mut place.run("distill"));
+    assert_eq!(fs::read_to_string(place.path("run/.notes.tmp")).unwrap(), "mine");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn two_processes_do_not_share_a_run() {
+    let place = Place::new();
+    place.edit("[distill]\nsteps = 3", "[distill]\nsteps = 1000000");
+    let mut first = std::process::Command::new(assert_cmd::cargo::cargo_bin!("scion"));
+    first.args(["--quiet", "distill"]).arg(place.recipe()).arg("--out").arg(place.path("run"));
+    let mut first = first.spawn().unwrap();
+    while !place.path("run/metrics.jsonl").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    let message = refused(&mut place.run("distill"), 1);
+    first.kill().unwrap();
+    first.wait().unwrap();
+    assert_names(&message, &["run", "another scion process"]);
+}
+
+/// The main job in small: every stage, four models drawn and scored, the report.
+#[test]
+fn a_whole_run_ends_in_a_report() {
+    let root = tempfile::tempdir().unwrap();
+    let (recipe, run) = (root.path().join("small.toml"), root.path().join("run"));
+    let text = r#"seed = 2
+[model]
+checkpoint = "embedded"
+[[graft]]
+target = "attention"
+blocks = [3]
+operator = { kind = "hyena-x" }
+[distill]
+steps = 2
+batch = 4
+validation = 10
+[finetune]
+steps = 2
+batch = 4
+[sample]
+steps = 2
+cfg = 2.0
+count = 20
+[evaluate]
+latency-runs = 2
+latency-batch = 2
+"#;
+    fs::write(&recipe, text).unwrap();
+    let command = || {
+        let mut program = scion("run");
+        program.arg(&recipe).arg("--out").arg(&run);
+        program
+    };
+    assert_names(&printed(&mut command()), &["done: ", "report.html"]);
+    let results = fs::read_to_string(run.join("results.json")).unwrap();
+    let results: serde_json::Value = serde_json::from_str(&results).unwrap();
+    let models = results["models"].as_array().unwrap();
+    assert_eq!(
+        models.iter().map(|m| &m["name"]).collect::<Vec<_>>(),
+        ["teacher", "untrained", "stage1", "stage2"]
+    );
+    for model in models {
+        assert_eq!(model["samples"], 20);
+        assert!(model["frechet"]["value"].as_f64().unwrap() > 0.0, "{model}");
+        assert!(model["latency_ms"].as_f64().unwrap() > 0.0, "{model}");
+    }
+    assert_eq!(results["floor"]["samples"], 20);
+    let page = fs::read_to_string(run.join("report.html")).unwrap();
+    assert!(page.contains("After stage 2") && page.contains("data:image/png;base64"));
+    assert_eq!(
+        listing(&run.join("samples")),
+        [
+            "stage1.npz",
+            "stage1.png",
+            "stage2.npz",
+            "stage2.png",
+            "teacher.npz",
+            "teacher.png",
+            "untrained.npz",
+            "untrained.png"
+        ]
+    );
+    assert_names(&printed(&mut command()), &["nothing to do", "report.html"]);
+
+    // What is lost is made again, the same as before.
+    let images = fs::read(run.join("samples/stage2.npz")).unwrap();
+    for name in ["report.html", "results.json", "samples/stage2.npz"] {
+        fs::remove_file(run.join(name)).unwrap();
+    }
+    printed(&mut command());
+    assert!(fs::read(run.join("samples/stage2.npz")).unwrap() == images);
+    assert!(fs::read_to_string(run.join("report.html")).unwrap().contains("After stage 2"));
+}
+
+#[test]
 fn recipes_without_what_a_command_needs_are_refused() {
     let place = Place::new();
     assert_names(&refused(&mut place.run("pretrain"), 2), &["[pretrain]"]);
     place.edit("[finetune]\nsteps = 2\nbatch = 2\n", "");
-    fs::remove_dir_all(place.path("run")).ok();
     assert_names(&refused(&mut place.run("finetune"), 2), &["[finetune]"]);
+    assert!(!place.path("run").exists(), "refused only after some work");
     let place = Place::new();
-    place.edit("validation = 2", "validation = 6");
-    assert_names(&refused(&mut place.run("distill"), 2), &["distill.validation", "6"]);
+    place.edit("validation = 2", "validation = 15");
+    assert_names(&refused(&mut place.run("distill"), 2), &["distill.validation", "15"]);
     let place = Place::new();
     place.edit("image-folder", "embedded");
     assert_names(&refused(&mut place.run("distill"), 2), &["[1, 28, 28]", "12×12"]);
@@ -150,6 +285,8 @@ fn recipes_without_what_a_command_needs_are_refused() {
 fn missing_and_empty_image_folders_are_named() {
     let place = Place::new();
     fs::rename(place.path("images/dog"), place.path("dog")).unwrap();
+    let message = refused(&mut place.run("distill"), 2);
+    assert_names(&message, &["4 classes (cat to owl)", "the model 5", "one folder for each"]);
     fs::create_dir(place.path("images/dog")).unwrap();
     assert_names(&refused(&mut place.run("distill"), 1), &["dog", "image"]);
     fs::remove_dir_all(place.path("images")).unwrap();

@@ -103,6 +103,47 @@ fn images_of_other_settings_are_never_mixed() {
 }
 
 #[test]
+fn an_interrupted_file_is_completed_with_the_same_images() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, broken) = (folder.path().join("whole.npz"), folder.path().join("broken.npz"));
+    let mut first = std::process::Command::new(scion("sample").get_program());
+    first.args(sample(&whole, "2000").get_args()).stderr(std::process::Stdio::null());
+    let mut first = first.spawn().unwrap();
+    let parts = folder.path().join("whole.npz.parts");
+    while !parts.join("000000.u8").exists() && first.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    first.kill().unwrap();
+    first.wait().unwrap();
+    assert!(parts.exists() && !whole.exists(), "the kill came too late");
+    assert_names(&refused(sample(&whole, "2000").args(["--cfg", "7"]), 1), &["whole.npz.parts", "cfg 1.5"]);
+    printed(&mut sample(&whole, "2000"));
+    printed(&mut sample(&broken, "2000"));
+    assert!(fs::read(&whole).unwrap() == fs::read(&broken).unwrap());
+    assert_eq!(listing(folder.path()), ["broken.npz", "whole.npz"]);
+}
+
+#[test]
+fn guidance_needs_a_null_class() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model.safetensors");
+    let recipe = folder.path().join("recipe.toml");
+    let text = "[model.sizes]\ninput_size = 28\npatch = 14\nin_channels = 1\nhidden = 8\ndepth = 1\nheads = 2\nnum_classes = 10\nnull_class = false\n[pretrain]\nsteps = 1\nbatch = 2\n";
+    fs::write(&recipe, text).unwrap();
+    let run = folder.path().join("run");
+    printed(scion("pretrain").arg(&recipe).arg("--out").arg(&run));
+    fs::rename(run.join("model.safetensors"), &model).unwrap();
+    let draw = |cfg: &str| {
+        let mut command = scion("sample");
+        command.arg(&model).args(["--steps", "2", "--count", "2", "--cfg", cfg, "--out"]);
+        command.arg(folder.path().join("out.png"));
+        command
+    };
+    assert_names(&refused(&mut draw("1.5"), 2), &["scale 1.5", "null class"]);
+    printed(&mut draw("1"));
+}
+
+#[test]
 fn impossible_requests_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out.png");
