@@ -18,6 +18,7 @@ use crate::attention::Attention;
 use crate::hyena::GatedConv;
 use crate::linear::Linear;
 use crate::norm::ModulatedNorm;
+use crate::pull::Pull;
 use crate::residual::GatedResidual;
 
 /// Forward and backward pass of one fused operator with `N` tensor inputs and one output.
@@ -56,6 +57,7 @@ pub trait KernelBackend: Backend {
         op: GatedResidual,
     ) -> FloatTensor<Self>;
     fn fused_attention(qkv: FloatTensor<Self>, op: Attention) -> FloatTensor<Self>;
+    fn fused_pull(out: FloatTensor<Self>, op: Pull) -> FloatTensor<Self>;
     fn fused_gated_conv(
         qkv: FloatTensor<Self>,
         filter: FloatTensor<Self>,
@@ -90,6 +92,9 @@ impl KernelBackend for Flex {
     }
     fn fused_attention(qkv: FloatTensor<Self>, op: Attention) -> FloatTensor<Self> {
         run(op, [qkv])
+    }
+    fn fused_pull(out: FloatTensor<Self>, op: Pull) -> FloatTensor<Self> {
+        run(op, [out])
     }
     fn fused_gated_conv(
         qkv: FloatTensor<Self>,
@@ -127,6 +132,9 @@ impl<C: CheckpointStrategy> KernelBackend for Autodiff<Flex, C> {
     }
     fn fused_attention(qkv: FloatTensor<Self>, op: Attention) -> FloatTensor<Self> {
         track::<_, C, 1>(op, [qkv])
+    }
+    fn fused_pull(out: FloatTensor<Self>, op: Pull) -> FloatTensor<Self> {
+        track::<_, C, 1>(op, [out])
     }
     fn fused_gated_conv(
         qkv: FloatTensor<Self>,

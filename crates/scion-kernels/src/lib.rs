@@ -3,6 +3,9 @@
 //! One folder an operator: `mod.rs` is what a model calls, `reference.rs` the same in plain tensor
 //! operations, `cpu.rs` the fused version with its hand-written backward pass, checked against the reference.
 
+#[macro_use]
+mod multiversion;
+
 mod array;
 pub mod attention;
 mod backend;
@@ -11,7 +14,7 @@ pub mod hyena;
 pub mod linear;
 pub mod norm;
 pub mod optimizer;
-mod product;
+mod pull;
 pub mod residual;
 mod shared;
 
@@ -20,8 +23,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use burn::Tensor;
 use burn::backend::Flex;
 
+use array::Array;
 pub use backend::KernelBackend;
 pub use gemm::Precision;
+pub use pull::backward;
 
 static BF16: AtomicBool = AtomicBool::new(false);
 
@@ -38,6 +43,16 @@ pub fn precision() -> Precision {
 /// Chunk `index` of a modulation row [N, k·width] as [N, 1, width].
 fn chunk(modulation: &Tensor<2>, index: usize, width: usize) -> Tensor<3> {
     modulation.clone().narrow(1, index * width, width).unsqueeze_dim(1)
+}
+
+/// Gives access to a tensor's values, row by row, without copying them.
+///
+/// # Panics
+/// When the tensor does not live on the CPU backend or is not f32.
+pub fn with_values<const D: usize, R>(tensor: &Tensor<D>, see: impl FnOnce(&[f32]) -> R) -> R {
+    let tensor = if tensor.is_autodiff() { tensor.clone().inner() } else { tensor.clone() };
+    let primitive = tensor.try_into_primitive::<Flex>().expect("values are read on the CPU");
+    see(Array::new(primitive).values())
 }
 
 /// Gives mutable access to a tensor's values, in place where no one else holds them.

@@ -2,6 +2,9 @@
 
 use rayon::prelude::*;
 
+/// Elements that one task takes.
+const BLOCK: usize = 1 << 14;
+
 /// Settings of one optimiser step.
 #[derive(Clone, Copy, Debug)]
 pub struct AdamW {
@@ -35,7 +38,6 @@ pub struct Moments {
 impl AdamW {
     /// Updates `weights` and `state` in place.
     pub fn update(&self, weights: &mut [f32], grad: &[f32], state: &mut Moments) {
-        const BLOCK: usize = 1 << 14;
         let correction1 = 1.0 - f64::from(self.betas.0).powi(self.step as i32);
         let correction2 = (1.0 - f64::from(self.betas.1).powi(self.step as i32)).sqrt();
         let rate = (f64::from(self.lr) / correction1) as f32;
@@ -45,7 +47,7 @@ impl AdamW {
             .zip(grad.par_chunks(BLOCK))
             .zip(state.first.par_chunks_mut(BLOCK))
             .zip(state.second.par_chunks_mut(BLOCK))
-            .for_each(|(((w, g), m), v)| self.update_block(w, g, m, v, rate, root));
+            .for_each(|(((w, g), m), v)| update_block(self, w, g, m, v, rate, root));
         let keep = self.ema;
         state.ema.par_chunks_mut(BLOCK).zip(weights.par_chunks(BLOCK)).for_each(|(e, w)| {
             for (e, w) in e.iter_mut().zip(w) {
@@ -53,22 +55,38 @@ impl AdamW {
             }
         });
     }
+}
 
-    fn update_block(&self, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], rate: f32, root: f32) {
-        let (b1, b2) = self.betas;
-        let decay = 1.0 - self.lr * self.weight_decay;
+multiversioned! {
+    /// One block's update; `rate` and `root` hold the bias corrections.
+    fn update_block(rule: &AdamW, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], rate: f32, root: f32) {
+        let (b1, b2) = rule.betas;
+        let decay = 1.0 - rule.lr * rule.weight_decay;
         for (((w, g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
-            let g = g * self.grad_scale;
+            let g = g * rule.grad_scale;
             *m = b1 * *m + (1.0 - b1) * g;
             *v = b2 * *v + (1.0 - b2) * g * g;
-            *w = *w * decay - rate * *m / (v.sqrt() * root + self.eps);
+            *w = *w * decay - rate * *m / (v.sqrt() * root + rule.eps);
         }
+    }
+}
+
+multiversioned! {
+    /// In eight lanes: a running total would wait for each addition.
+    fn block_sum_of_squares(values: &[f32]) -> f64 {
+        let mut lanes = [0f64; 8];
+        let (chunks, rest) = values.as_chunks::<8>();
+        for chunk in chunks {
+            for (lane, &x) in lanes.iter_mut().zip(chunk) {
+                *lane += f64::from(x) * f64::from(x);
+            }
+        }
+        lanes.iter().sum::<f64>() + rest.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>()
     }
 }
 
 /// Sum of squares in f64, blockwise so that it does not depend on the number of threads.
 pub fn sum_of_squares(values: &[f32]) -> f64 {
-    let blocks: Vec<f64> =
-        values.par_chunks(1 << 14).map(|b| b.iter().map(|&x| f64::from(x) * f64::from(x)).sum()).collect();
+    let blocks: Vec<f64> = values.par_chunks(BLOCK).map(block_sum_of_squares).collect();
     blocks.into_iter().sum()
 }

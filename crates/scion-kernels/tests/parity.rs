@@ -123,7 +123,9 @@ fn attention_matches_reference() {
         Some(Window { left: 0, right: 0 }),
         Some(Window { left: 3, right: 1 }),
     ];
-    for (n, tokens, heads, head) in [(1, 1, 1, 1), (2, 7, 3, 5), (2, 49, 4, 32), (1, 131, 2, 8)] {
+    for (n, tokens, heads, head) in
+        [(1, 1, 1, 1), (2, 7, 3, 5), (2, 49, 4, 32), (1, 131, 2, 8), (1, 65, 2, 72)]
+    {
         for window in windows {
             for scale in [1.0, 12.0] {
                 let qkv = tensor([n, tokens, 3 * heads * head], 1, scale);
@@ -141,7 +143,9 @@ fn attention_matches_reference() {
 
 #[test]
 fn gated_conv_matches_reference() {
-    for (n, tokens, width, taps) in [(1, 1, 1, 4), (2, 3, 5, 4), (2, 49, 16, 4), (3, 10, 7, 1)] {
+    for (n, tokens, width, taps) in
+        [(1, 1, 1, 4), (2, 3, 5, 4), (2, 49, 16, 4), (3, 10, 7, 1), (2, 20, 33, 6), (1, 2, 48, 5)]
+    {
         let x = tensor([n, tokens, 3 * width], 1, 1.0);
         let f = tensor([3 * width, taps], 2, 1.0);
         let b = tensor([3 * width], 3, 1.0);
@@ -151,6 +155,21 @@ fn gated_conv_matches_reference() {
             gated_conv(x.clone(), f.clone(), b.clone()),
             gated_conv_reference(x.clone(), f.clone(), b.clone()),
             1e-5
+        );
+    }
+}
+
+/// The tests of this file again, with the instruction sets that this machine would not choose.
+#[test]
+fn every_instruction_set_matches_reference() {
+    for set in ["portable", "avx2", "avx512"] {
+        let mut tests = std::process::Command::new(std::env::current_exe().unwrap());
+        tests.args(["--skip", "every_instruction_set"]).env("SCION_ISA", set);
+        let output = tests.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            output.status.success() && text.contains("attention_matches_reference ... ok"),
+            "{set}: {text}"
         );
     }
 }

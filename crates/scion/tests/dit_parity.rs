@@ -83,7 +83,7 @@ fn gradients_match_the_original() {
         let gradients = (out * weight).sum().backward();
         let dx: Vec<f32> = x.grad(&gradients).unwrap().into_data().try_into_vec().unwrap();
         assert!(error(&dx, &read(&expected, "grad.x")) < 1e-4, "{case}: gradient of x");
-        let by_name = collect(&model, &gradients);
+        let by_name = collect(&model, gradients);
         let trained =
             expected.names().filter(|n| n.starts_with("grad.") && !["grad.x", "grad.pos_embed"].contains(n));
         let mut seen = 0;

@@ -36,8 +36,9 @@ fn check(case: &str, config: &OperatorConfig) {
     let difference = error(&values(out.clone().detach()), &golden.read_f32("out").unwrap());
     assert!(difference < 1e-5, "{case}: output differs by {difference}");
     let gradients = (out * tensor("w")).sum().backward();
-    let mut found = collect(&operator, &gradients);
-    found.insert("x".into(), values(x.grad(&gradients).unwrap()));
+    let dx = values(x.grad(&gradients).unwrap());
+    let mut found = collect(&operator, gradients);
+    found.insert("x".into(), dx);
     for (name, gradient) in &found {
         let difference = error(gradient, &golden.read_f32(&format!("grad.{name}")).unwrap());
         assert!(difference < 1e-4, "{case}: gradient of {name} differs by {difference}");

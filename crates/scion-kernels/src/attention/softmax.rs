@@ -2,23 +2,40 @@ use std::cell::RefCell;
 
 use crate::gemm::vmath;
 
-/// Softmax of each row of `width` values, in place.
-pub(super) fn softmax_rows(values: &mut [f32], width: usize) {
+/// Softmax of each row of `width` values times `scale`, which is positive, in place.
+pub(super) fn softmax_rows(values: &mut [f32], width: usize, scale: f32) {
     thread_local!(static SHIFTED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) });
     SHIFTED.with_borrow_mut(|shifted| {
-        shifted.clear();
-        for row in values.chunks_exact(width) {
-            let top = maximum(row);
-            shifted.extend(row.iter().map(|v| v - top));
-        }
+        shifted.resize(values.len(), 0.0);
+        subtract_maxima(values, width, scale, shifted);
         vmath::exp(shifted, values);
     });
-    for row in values.chunks_exact_mut(width) {
-        let scale = 1.0 / total(row);
-        row.iter_mut().for_each(|v| *v *= scale);
+    normalise(values, width);
+}
+
+multiversioned! {
+    /// Every row less its largest value, scaled.
+    fn subtract_maxima(values: &[f32], width: usize, scale: f32, shifted: &mut [f32]) {
+        for (row, shifted) in values.chunks_exact(width).zip(shifted.chunks_exact_mut(width)) {
+            let top = maximum(row);
+            for (s, v) in shifted.iter_mut().zip(row) {
+                *s = (v - top) * scale;
+            }
+        }
     }
 }
 
+multiversioned! {
+    /// Every row over its sum.
+    fn normalise(values: &mut [f32], width: usize) {
+        for row in values.chunks_exact_mut(width) {
+            let scale = 1.0 / total(row);
+            row.iter_mut().for_each(|v| *v *= scale);
+        }
+    }
+}
+
+#[inline(always)]
 fn maximum(row: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; 16];
     let (chunks, rest) = row.as_chunks::<16>();
@@ -30,6 +47,7 @@ fn maximum(row: &[f32]) -> f32 {
     lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max)
 }
 
+#[inline(always)]
 fn total(row: &[f32]) -> f32 {
     let mut lanes = [0f32; 16];
     let (chunks, rest) = row.as_chunks::<16>();

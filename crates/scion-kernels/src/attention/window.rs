@@ -7,10 +7,12 @@ use super::cpu::Sizes;
 use super::softmax::softmax_rows;
 
 /// Keys that query `i` sees.
+#[inline(always)]
 fn keys(i: usize, tokens: usize, window: Window) -> std::ops::Range<usize> {
     i.saturating_sub(window.left)..(i + window.right + 1).min(tokens)
 }
 
+#[inline(always)]
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0f32; 8];
     let (chunks_a, rest_a) = a.as_chunks::<8>();
@@ -23,23 +25,70 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     lanes.iter().sum::<f32>() + rest_a.iter().zip(rest_b).map(|(x, y)| x * y).sum::<f32>()
 }
 
+#[inline(always)]
 fn add_scaled(to: &mut [f32], factor: f32, from: &[f32]) {
     for (t, f) in to.iter_mut().zip(from) {
         *t += factor * f;
     }
 }
 
-/// Softmax weights of query `i` of one head over its keys; `image` is one image's packed qkv.
-fn weights(s: Sizes, window: Window, image: &[f32], head: usize, i: usize, p: &mut Vec<f32>) {
-    let (row, width) = (3 * s.width(), s.width());
-    let q = &image[i * row + head * s.head..][..s.head];
-    p.clear();
-    p.extend(keys(i, s.tokens, window).map(|j| {
-        let k = &image[j * row + width + head * s.head..][..s.head];
-        dot(q, k) * s.scale()
-    }));
-    let count = p.len();
-    softmax_rows(p, count);
+/// Part q, k or v (0, 1, 2) of one head of one token of an image's packed qkv.
+#[inline(always)]
+fn part(s: Sizes, part: usize, token: usize, head: usize) -> std::ops::Range<usize> {
+    let start = (3 * token + part) * s.width() + head * s.head;
+    start..start + s.head
+}
+
+multiversioned! {
+    /// Unscaled scores of query `i` with its keys, head by head, into `p` [heads, keys].
+    fn scores(s: Sizes, window: Window, image: &[f32], i: usize, p: &mut Vec<f32>) {
+        p.clear();
+        for head in 0..s.heads {
+            let q = &image[part(s, 0, i, head)];
+            p.extend(keys(i, s.tokens, window).map(|j| dot(q, &image[part(s, 1, j, head)])));
+        }
+    }
+}
+
+/// Softmax weights of query `i` over its keys, [heads, keys]; `image` is one image's packed qkv.
+fn weights(s: Sizes, window: Window, image: &[f32], i: usize, p: &mut Vec<f32>) {
+    scores(s, window, image, i, p);
+    softmax_rows(p, keys(i, s.tokens, window).len(), s.scale());
+}
+
+multiversioned! {
+    /// Writes the output of query `i`, [D].
+    fn mix(s: Sizes, window: Window, image: &[f32], i: usize, p: &[f32], out: &mut [f32]) {
+        let keys = keys(i, s.tokens, window);
+        out.fill(0.0);
+        for (head, (p, out)) in p.chunks_exact(keys.len()).zip(out.chunks_exact_mut(s.head)).enumerate() {
+            for (j, &p) in keys.clone().zip(p) {
+                add_scaled(out, p, &image[part(s, 2, j, head)]);
+            }
+        }
+    }
+}
+
+multiversioned! {
+    /// Adds what query `i` contributes to the gradient of the packed qkv; `dp` is scratch.
+    fn mix_backward(
+        s: Sizes, window: Window, image: &[f32], i: usize, p: &[f32], d_out: &[f32], dp: &mut Vec<f32>, d: &mut [f32],
+    ) {
+        let keys = keys(i, s.tokens, window);
+        for (head, (p, d_out)) in p.chunks_exact(keys.len()).zip(d_out.chunks_exact(s.head)).enumerate() {
+            dp.clear();
+            for (j, &p) in keys.clone().zip(p) {
+                dp.push(dot(d_out, &image[part(s, 2, j, head)]));
+                add_scaled(&mut d[part(s, 2, j, head)], p, d_out);
+            }
+            let delta = dot(p, dp);
+            for ((j, &p), &dp) in keys.clone().zip(p).zip(&*dp) {
+                let ds = s.scale() * p * (dp - delta);
+                add_scaled(&mut d[part(s, 0, i, head)], ds, &image[part(s, 1, j, head)]);
+                add_scaled(&mut d[part(s, 1, j, head)], ds, &image[part(s, 0, i, head)]);
+            }
+        }
+    }
 }
 
 /// Writes the attention output [N, T, D].
@@ -47,19 +96,14 @@ pub(super) fn forward(s: Sizes, window: Window, qkv: &[f32], out: &mut [f32]) {
     let (row, width) = (3 * s.width(), s.width());
     out.par_chunks_mut(s.tokens * width).zip(qkv.par_chunks(s.tokens * row)).for_each(|(out, image)| {
         let mut p = Vec::new();
-        for i in 0..s.tokens {
-            for head in 0..s.heads {
-                weights(s, window, image, head, i, &mut p);
-                let o = &mut out[i * width + head * s.head..][..s.head];
-                for (j, &p) in keys(i, s.tokens, window).zip(&p) {
-                    add_scaled(o, p, &image[j * row + 2 * width + head * s.head..][..s.head]);
-                }
-            }
+        for (i, out) in out.chunks_exact_mut(width).enumerate() {
+            weights(s, window, image, i, &mut p);
+            mix(s, window, image, i, &p, out);
         }
     });
 }
 
-/// Accumulates the gradient of the packed qkv.
+/// Writes the gradient of the packed qkv.
 pub(super) fn backward(s: Sizes, window: Window, qkv: &[f32], grad: &[f32], d_qkv: &mut [f32]) {
     let (row, width) = (3 * s.width(), s.width());
     d_qkv
@@ -68,25 +112,10 @@ pub(super) fn backward(s: Sizes, window: Window, qkv: &[f32], grad: &[f32], d_qk
         .zip(grad.par_chunks(s.tokens * width))
         .for_each(|((d, image), grad)| {
             let (mut p, mut dp) = (Vec::new(), Vec::new());
-            for i in 0..s.tokens {
-                for head in 0..s.heads {
-                    let at = head * s.head;
-                    weights(s, window, image, head, i, &mut p);
-                    let d_out = &grad[i * width + at..][..s.head];
-                    dp.clear();
-                    for (j, &p) in keys(i, s.tokens, window).zip(&p) {
-                        let v = j * row + 2 * width + at;
-                        dp.push(dot(d_out, &image[v..][..s.head]));
-                        add_scaled(&mut d[v..][..s.head], p, d_out);
-                    }
-                    let delta = dot(&p, &dp);
-                    for ((j, &p), &dp) in keys(i, s.tokens, window).zip(&p).zip(&dp) {
-                        let ds = s.scale() * p * (dp - delta);
-                        let (q, k) = (i * row + at, j * row + width + at);
-                        add_scaled(&mut d[q..][..s.head], ds, &image[k..][..s.head]);
-                        add_scaled(&mut d[k..][..s.head], ds, &image[q..][..s.head]);
-                    }
-                }
+            d.fill(0.0);
+            for (i, d_out) in grad.chunks_exact(width).enumerate() {
+                weights(s, window, image, i, &mut p);
+                mix_backward(s, window, image, i, &p, d_out, &mut dp, d);
             }
         });
 }

@@ -98,9 +98,12 @@ impl Grid {
                 break;
             }
         }
-        // Even out the blocks of rows.
-        let rows = m.div_ceil(m.div_ceil(rows)).next_multiple_of(LANES);
-        Self { rows, cols, row_blocks: m.div_ceil(rows), col_blocks: n.div_ceil(cols) }
+        let col_blocks = n.div_ceil(cols);
+        // Of blocks not much lower than that, those with which the last thread is done first.
+        let last_done = |rows: usize| (m.div_ceil(rows) * col_blocks).div_ceil(threads) * rows;
+        let candidates = (rows / 2 / LANES..rows / LANES).map(|strips| (strips + 1) * LANES);
+        let rows = candidates.rev().min_by_key(|&rows| last_done(rows)).unwrap_or(rows);
+        Self { rows, cols, row_blocks: m.div_ceil(rows), col_blocks }
     }
 }
 

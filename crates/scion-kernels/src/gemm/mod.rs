@@ -11,6 +11,7 @@
 mod epilogue;
 mod isa;
 mod matrix;
+mod panel;
 mod plain;
 pub mod vmath;
 
@@ -26,6 +27,7 @@ mod tests;
 pub use epilogue::{Activation, Epilogue};
 pub use isa::Isa;
 pub use matrix::{MatRef, PackedB, Precision};
+pub(crate) use panel::Panel;
 
 use epilogue::Output;
 

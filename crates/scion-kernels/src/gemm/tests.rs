@@ -248,3 +248,31 @@ fn inner_dimensions_must_agree() {
     let (a, b) = (MatRef::new(&data, 3, 4), MatRef::new(&data, 3, 4));
     matmul(Precision::F32, a, b, &mut [0.0; 12], 4, false, Epilogue::default());
 }
+
+#[test]
+fn panels_multiply_lanes_with_lanes() {
+    for kernel in kernels() {
+        let (isa, precision) = kernel;
+        for shape in [(1, 1, 1), (8, 48, 16), (64, 64, 32), (65, 49, 7), (33, 72, 131), (3, 5, 0)] {
+            for (a_transposed, b_transposed) in [(false, true), (true, false), (false, false), (true, true)] {
+                let case = Case::new(shape, a_transposed, b_transposed, 3);
+                let (m, n, _) = shape;
+                let (a, b) = case.operands();
+                let [mut left, mut right] = [0, 1].map(|_| Panel::new_on(isa, precision));
+                // Larger contents first: a panel must forget them.
+                left.pack(MatRef::new(&[1.0; 70 * 140], 70, 140));
+                left.pack(a);
+                right.pack(b.t());
+                let exact = case.exact(precision);
+                for accumulate in [false, true] {
+                    let mut c = vec![0.5; m * (n + case.gap)];
+                    let shared = crate::shared::SharedMut::new(&mut c);
+                    // SAFETY: nobody else uses `c`.
+                    unsafe { left.times(&right, &shared, 0, n + case.gap, accumulate) };
+                    let before = if accumulate { 0.5 } else { 0.0 };
+                    case.check(&c, &format!("panels {kernel:?}"), |i, j| before + exact[i * n + j]);
+                }
+            }
+        }
+    }
+}

@@ -76,19 +76,22 @@ fn column_sums(values: &[f32], width: usize) -> Vec<f32> {
         .par_chunks(ROWS * width)
         .map(|block| {
             let mut total = vec![0f32; width];
-            for row in block.chunks_exact(width) {
-                for (t, v) in total.iter_mut().zip(row) {
-                    *t += v;
-                }
-            }
+            add_rows(block, &mut total);
             total
         })
         .collect();
     let mut total = vec![0f32; width];
-    for block in partial {
-        for (t, v) in total.iter_mut().zip(block) {
-            *t += v;
+    partial.iter().for_each(|block| add_rows(block, &mut total));
+    total
+}
+
+multiversioned! {
+    /// Adds every row of `values` to `total`.
+    fn add_rows(values: &[f32], total: &mut [f32]) {
+        for row in values.chunks_exact(total.len()) {
+            for (t, v) in total.iter_mut().zip(row) {
+                *t += v;
+            }
         }
     }
-    total
 }

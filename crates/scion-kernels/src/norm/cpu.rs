@@ -5,6 +5,7 @@ use crate::array::{Array, unfilled};
 use crate::backend::Kernel;
 
 /// Mean and reciprocal standard deviation of a token.
+#[inline(always)]
 fn moments(x: &[f32], eps: f32) -> (f32, f32) {
     let n = x.len() as f32;
     let mean = sum(x) / n;
@@ -21,6 +22,7 @@ fn moments(x: &[f32], eps: f32) -> (f32, f32) {
 }
 
 /// A sum in sixteen lanes: vectorises, and rounds less than a running total.
+#[inline(always)]
 fn sum(x: &[f32]) -> f32 {
     let mut lanes = [0f32; 16];
     let (chunks, rest) = x.as_chunks::<16>();
@@ -48,12 +50,7 @@ impl Kernel<2> for ModulatedNorm {
             .zip(modulation.values().par_chunks(modulation.width()))
             .for_each(|((y, x), row)| {
                 let (shift, scale) = self.chunks(row, width);
-                for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                    let (mean, inv) = moments(x, self.eps);
-                    for i in 0..width {
-                        y[i] = (x[i] - mean) * inv * (1.0 + scale[i]) + shift[i];
-                    }
-                }
+                image_forward(self.eps, x, shift, scale, y);
             });
         (Array::from_vec(y, x.dims()), Vec::new())
     }
@@ -78,11 +75,7 @@ impl Kernel<2> for ModulatedNorm {
                 let (_, scale) = self.chunks(row, width);
                 let mut dscale = vec![0f32; width];
                 let mut dshift = vec![0f32; width];
-                for ((dx, x), dy) in
-                    dx.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(dy.chunks_exact(width))
-                {
-                    token_backward(self.eps, x, dy, scale, dx, &mut dscale, &mut dshift);
-                }
+                image_backward(self.eps, x, dy, scale, dx, &mut dscale, &mut dshift);
                 dm[self.shift * width..][..width].copy_from_slice(&dshift);
                 dm[self.scale * width..][..width].copy_from_slice(&dscale);
             });
@@ -93,8 +86,33 @@ impl Kernel<2> for ModulatedNorm {
     }
 }
 
-/// Gradient of one token, with n = (x−mean)·inv and g = dy·(1+scale):
-/// dx = inv·(g − mean(g) − n·mean(g·n)).
+multiversioned! {
+    /// All tokens of one image; `scale` and `shift` are as long as a token.
+    fn image_forward(eps: f32, x: &[f32], shift: &[f32], scale: &[f32], y: &mut [f32]) {
+        let width = scale.len();
+        for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+            let (mean, inv) = moments(x, eps);
+            for (((y, x), scale), shift) in y.iter_mut().zip(x).zip(scale).zip(shift) {
+                *y = (x - mean) * inv * (1.0 + scale) + shift;
+            }
+        }
+    }
+}
+
+multiversioned! {
+    /// Gradients of one image. For a token, with n = (x−mean)·inv and g = dy·(1+scale):
+    /// dx = inv·(g − mean(g) − n·mean(g·n)).
+    fn image_backward(
+        eps: f32, x: &[f32], dy: &[f32], scale: &[f32], dx: &mut [f32], dscale: &mut [f32], dshift: &mut [f32],
+    ) {
+        let width = scale.len();
+        for ((dx, x), dy) in dx.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(dy.chunks_exact(width)) {
+            token_backward(eps, x, dy, scale, dx, dscale, dshift);
+        }
+    }
+}
+
+#[inline(always)]
 fn token_backward(
     eps: f32,
     x: &[f32],
@@ -106,6 +124,8 @@ fn token_backward(
 ) {
     let width = x.len();
     let (mean, inv) = moments(x, eps);
+    let (dy, scale, dscale, dshift) =
+        (&dy[..width], &scale[..width], &mut dscale[..width], &mut dshift[..width]);
     for i in 0..width {
         let normal = (x[i] - mean) * inv;
         dscale[i] += dy[i] * normal;
@@ -114,11 +134,15 @@ fn token_backward(
     }
     let mean_g = sum(dx) / width as f32;
     let mut lanes = [0f32; 16];
-    for i in 0..width {
-        lanes[i % 16] += dx[i] * (x[i] - mean) * inv;
+    let ((dx_chunks, dx_rest), (x_chunks, x_rest)) = (dx.as_chunks::<16>(), x.as_chunks::<16>());
+    for (dx, x) in dx_chunks.iter().zip(x_chunks) {
+        for ((lane, dx), x) in lanes.iter_mut().zip(dx).zip(x) {
+            *lane += dx * (x - mean) * inv;
+        }
     }
-    let mean_gn = lanes.iter().sum::<f32>() / width as f32;
-    for i in 0..width {
-        dx[i] = inv * (dx[i] - mean_g - (x[i] - mean) * inv * mean_gn);
+    let rest: f32 = dx_rest.iter().zip(x_rest).map(|(dx, x)| dx * (x - mean) * inv).sum();
+    let mean_gn = (lanes.iter().sum::<f32>() + rest) / width as f32;
+    for (dx, x) in dx.iter_mut().zip(x) {
+        *dx = inv * (*dx - mean_g - (x - mean) * inv * mean_gn);
     }
 }

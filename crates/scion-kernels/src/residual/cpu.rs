@@ -14,14 +14,7 @@ impl Kernel<3> for GatedResidual {
             .zip(branch.values().par_chunks(tokens * width))
             .zip(modulation.values().par_chunks(modulation.width()))
             .for_each(|(((y, x), b), row)| {
-                let gate = &row[self.gate * width..][..width];
-                for ((y, x), b) in
-                    y.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(b.chunks_exact(width))
-                {
-                    for i in 0..width {
-                        y[i] = x[i] + gate[i] * b[i];
-                    }
-                }
+                image_forward(x, b, &row[self.gate * width..][..width], y);
             });
         (Array::from_vec(y, x.dims()), Vec::new())
     }
@@ -44,20 +37,39 @@ impl Kernel<3> for GatedResidual {
             .zip(modulation.values().par_chunks(modulation.width()))
             .for_each(|((((db, dm), b), dy), row)| {
                 let gate = &row[self.gate * width..][..width];
-                let dgate = &mut dm[self.gate * width..][..width];
-                for ((db, b), dy) in
-                    db.chunks_exact_mut(width).zip(b.chunks_exact(width)).zip(dy.chunks_exact(width))
-                {
-                    for i in 0..width {
-                        db[i] = dy[i] * gate[i];
-                        dgate[i] += dy[i] * b[i];
-                    }
-                }
+                image_backward(b, dy, gate, db, &mut dm[self.gate * width..][..width]);
             });
         [
             wanted[0].then(|| grad.clone()),
             wanted[1].then(|| Array::from_vec(db, branch.dims())),
             wanted[2].then(|| Array::from_vec(dm, modulation.dims())),
         ]
+    }
+}
+
+multiversioned! {
+    /// All tokens of one image; `gate` is as long as a token.
+    fn image_forward(x: &[f32], branch: &[f32], gate: &[f32], y: &mut [f32]) {
+        let width = gate.len();
+        for ((y, x), b) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(branch.chunks_exact(width)) {
+            for (((y, x), b), gate) in y.iter_mut().zip(x).zip(b).zip(gate) {
+                *y = x + gate * b;
+            }
+        }
+    }
+}
+
+multiversioned! {
+    /// Gradients of one image's branch and gate; the latter is added to.
+    fn image_backward(branch: &[f32], dy: &[f32], gate: &[f32], db: &mut [f32], dgate: &mut [f32]) {
+        let width = gate.len();
+        for ((db, b), dy) in
+            db.chunks_exact_mut(width).zip(branch.chunks_exact(width)).zip(dy.chunks_exact(width))
+        {
+            for ((((db, b), dy), gate), dgate) in db.iter_mut().zip(b).zip(dy).zip(gate).zip(&mut *dgate) {
+                *db = dy * gate;
+                *dgate += dy * b;
+            }
+        }
     }
 }

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::hint::black_box;
 use std::path::Path;
 
 use burn::Tensor;
@@ -8,6 +9,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 use scion_kernels::optimizer::Moments;
+use scion_kernels::{backward, with_values};
 
 use crate::capture::{Activations, add_noise, capture};
 use crate::config::Recipe;
@@ -130,7 +132,7 @@ fn dit_forward() -> Result<Job> {
     let (x, t, y) = dit_inputs(&sizes);
     let gflop = (BATCH * Architecture::native(sizes).flops()) as f64 / 1e9;
     let step = move || {
-        std::hint::black_box(model.predict(&x, &t, &y));
+        black_box(model.predict(&x, &t, &y));
         Ok(())
     };
     Ok(Job { step: Box::new(step), gflop: Some(gflop), images: Some(BATCH) })
@@ -145,10 +147,9 @@ fn dit_train() -> Result<Job> {
     // Backward takes two products for each of the forward pass.
     let gflop = 3.0 * (BATCH * Architecture::native(sizes.clone()).flops()) as f64 / 1e9;
     let mut learner = Learner::new(random_dit(&sizes, &device)?);
-    let step = move || {
-        let input = Tensor::from_data(TensorData::new(x.clone(), shape), &device);
-        learner.step(RegressionLoss::L2, &noise, |model: &Dit| model.forward(input.clone(), &t, &y))
-    };
+    let input = Tensor::from_data(TensorData::new(x, shape), &device);
+    let step =
+        move || learner.step(RegressionLoss::L2, &noise, |model: &Dit| model.forward(input.clone(), &t, &y));
     Ok(Job { step: Box::new(step), gflop: Some(gflop), images: Some(BATCH) })
 }
 
@@ -161,10 +162,9 @@ fn distil(config: &OperatorConfig, first: usize) -> Result<Job> {
     let unneeded = BATCH * 2 * TOKENS * WIDTH * first;
     let gflop = (3 * forward - unneeded) as f64 / 1e9;
     let mut learner = Learner::new(operator);
-    let step = move || {
-        let input = Tensor::from_data(TensorData::new(x.clone(), [BATCH, TOKENS, WIDTH]), &device);
-        learner.step(RegressionLoss::L1, &y, |operator: &Operator| operator.forward(input.clone()))
-    };
+    let input = Tensor::from_data(TensorData::new(x, [BATCH, TOKENS, WIDTH]), &device);
+    let step =
+        move || learner.step(RegressionLoss::L1, &y, |operator: &Operator| operator.forward(input.clone()));
     Ok(Job { step: Box::new(step), gflop: Some(gflop), images: Some(BATCH) })
 }
 
@@ -188,12 +188,9 @@ impl<M: Module> Learner<M> {
     ) -> Result<()> {
         let module = self.module.take().expect("a step that fails ends the measurement");
         let out = forward(&module);
-        let found: Vec<f32> =
-            out.clone().detach().into_data().try_into_vec().expect("modules compute in f32");
-        let mut slope = vec![0f32; found.len()];
-        std::hint::black_box(regression_loss(loss, &found, expected, Some(&mut slope)));
-        let slope = Tensor::from_data(TensorData::new(slope, out.dims()), &out.device());
-        let gradients = collect(&module, &(out * slope).sum().backward());
+        let mut slope = vec![0f32; expected.len()];
+        black_box(with_values(&out, |found| regression_loss(loss, found, expected, Some(&mut slope))));
+        let gradients = collect(&module, backward(out, slope));
         self.number += 1;
         let rule = Step {
             lr: 1e-4,
@@ -292,7 +289,7 @@ fn data() -> Result<Job> {
     )?;
     let mut number = 0;
     let step = move || {
-        std::hint::black_box(batches.batch(number, EMBEDDED_BATCH)?);
+        black_box(batches.batch(number, EMBEDDED_BATCH)?);
         number += 1;
         Ok(())
     };

@@ -56,7 +56,9 @@ impl CacheWriter {
         for (input, output) in batch.input.chunks_exact(self.width).zip(batch.output.chunks_exact(self.width))
         {
             for side in [input, output] {
-                if let Some(value) = side.iter().find(|value| !(value.abs() <= f32::from(f16::MAX))) {
+                if let Some(value) =
+                    side.iter().find(|value| value.is_nan() || value.abs() > f32::from(f16::MAX))
+                {
                     let detail = format!(
                         "an activation of {value} is beyond the f16 of a cache; use capture = \"online\""
                     );

@@ -6,6 +6,7 @@ use burn::module::Module;
 use burn::tensor::{Device, TensorData};
 use scion_kernels::linear::linear;
 use scion_kernels::optimizer::Moments;
+use scion_kernels::{backward, with_values};
 
 use super::Classifier;
 use super::augment::shift;
@@ -104,10 +105,9 @@ impl Learner {
         shift(&mut batch.images, self.settings.seed, self.done * count as u64);
         let images = Tensor::from_data(TensorData::new(batch.images, [count, PIXELS]), &self.device);
         let (_, logits) = self.network.forward(images, linear);
-        let values: Vec<f32> = logits.clone().detach().into_data().try_into_vec().expect("logits are f32");
-        let (scores, gradient) = cross_entropy(&values, &batch.labels, self.settings.smoothing);
-        let gradient = Tensor::from_data(TensorData::new(gradient, [count, CLASSES]), &self.device);
-        let by_name = collect(&self.network, &(logits * gradient).sum().backward());
+        let (scores, slope) =
+            with_values(&logits, |logits| cross_entropy(logits, &batch.labels, self.settings.smoothing));
+        let by_name = collect(&self.network, backward(logits, slope));
         let step = Step {
             lr: self.settings.lr * factor(self.done, self.steps),
             beta2: 0.99,

@@ -182,9 +182,11 @@ fn written(outcome: std::io::Result<()>) -> Result<()> {
 
 fn set_threads(common: &Common) -> Result<()> {
     let DeviceChoice::Cpu = common.device;
-    let Some(threads) = common.threads else { return Ok(()) };
+    let threads = common.threads.unwrap_or(0); // 0 is one a core
+    // The main thread takes part: most parallel pieces are too short to be handed over and waited for.
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
+        .use_current_thread()
         .build_global()
         .map_err(|e| Error::Usage(format!("--threads {threads}: {e}")))
 }

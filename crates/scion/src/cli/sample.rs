@@ -102,8 +102,8 @@ pub fn sample(arguments: &SampleArguments, common: &Common) -> Result<()> {
         let sampling = config(arguments);
         let drawing = Drawing { model, sizes, sampling, seed, labels, shape, settings, quiet: common.quiet };
         match form.as_deref() {
-            None => drawing.into_folder(&arguments.out),
-            Some(form) => drawing.into_file(&arguments.out, form),
+            None => drawing.to_folder(&arguments.out),
+            Some(form) => drawing.to_file(&arguments.out, form),
         }
     })
 }
@@ -122,7 +122,7 @@ struct Drawing<'a> {
 
 impl Drawing<'_> {
     /// Draws into a folder, going on behind the images that it holds.
-    fn into_folder(&self, out: &Path) -> Result<()> {
+    fn to_folder(&self, out: &Path) -> Result<()> {
         claim(out, &self.settings)?;
         let done = already_there(out, self.labels.len());
         let mut progress = Progress::new("sample", self.labels.len() as u64, done as u64, self.quiet);
@@ -141,7 +141,7 @@ impl Drawing<'_> {
     }
 
     /// Draws into one file. What an interrupted call had got to lies in a folder beside it.
-    fn into_file(&self, out: &Path, form: &str) -> Result<()> {
+    fn to_file(&self, out: &Path, form: &str) -> Result<()> {
         let name = out.file_name().unwrap_or_default().to_string_lossy();
         let parts = out.with_file_name(format!("{name}.parts"));
         let mut progress = Progress::new("sample", self.labels.len() as u64, 0, self.quiet);

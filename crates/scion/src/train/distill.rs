@@ -6,6 +6,7 @@ use std::path::Path;
 use burn::Tensor;
 use burn::module::Module;
 use burn::tensor::TensorData;
+use scion_kernels::{backward, with_values};
 use serde::Serialize;
 
 use super::config::DistillConfig;
@@ -112,8 +113,8 @@ impl Distiller {
     pub fn validate(&self) -> Vec<f64> {
         let losses = self.sites.iter().zip(&self.operators.current).map(|(site, operator)| {
             let held_out = &self.validation[site];
-            let found = values(operator.valid().forward(self.tensor(&held_out.input, &operator.valid())));
-            regression_loss(self.config.loss, &found, &held_out.output, None)
+            let out = operator.valid().forward(self.tensor(&held_out.input, &operator.valid()));
+            with_values(&out, |found| regression_loss(self.config.loss, found, &held_out.output, None))
         });
         losses.collect()
     }
@@ -137,9 +138,10 @@ impl Distiller {
         for (index, operator) in std::mem::take(&mut self.operators.current).into_iter().enumerate() {
             let activations = &batch[&self.sites[index]];
             let out = operator.forward(self.tensor(&activations.input, &operator));
-            let found = values(out.clone().detach());
-            let mut slope = vec![0f32; found.len()];
-            let loss = regression_loss(self.config.loss, &found, &activations.output, Some(&mut slope));
+            let mut slope = vec![0f32; activations.output.len()];
+            let loss = with_values(&out, |found| {
+                regression_loss(self.config.loss, found, &activations.output, Some(&mut slope))
+            });
             if !loss.is_finite() {
                 let ((block, slot), step) = (self.sites[index], self.state.step + 1);
                 return Err(Error::Diverged(format!(
@@ -148,8 +150,7 @@ impl Distiller {
                 )));
             }
             losses.push(loss);
-            let slope = Tensor::from_data(TensorData::new(slope, out.dims()), &out.device());
-            let gradients = collect(&operator, &(out * slope).sum().backward());
+            let gradients = collect(&operator, backward(out, slope));
             // Moments are kept by the name that the parameter has among all operators.
             let prefix = format!("current.{index}.");
             let mut moments: BTreeMap<_, _> = gradients
@@ -198,9 +199,5 @@ impl Distiller {
 }
 
 fn scalar(tensor: &Tensor<1>) -> f32 {
-    values(tensor.clone().detach())[0]
-}
-
-fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().try_into_vec().expect("operators compute in f32")
+    with_values(tensor, |values| values[0])
 }

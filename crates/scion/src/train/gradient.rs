@@ -27,13 +27,13 @@ pub struct Step {
     pub number: u64,
 }
 
-struct Collector<'a> {
+struct Collector {
     path: Path,
-    gradients: &'a Gradients,
+    gradients: Gradients,
     found: BTreeMap<String, Vec<f32>>,
 }
 
-impl ModuleVisitor for Collector<'_> {
+impl ModuleVisitor for Collector {
     fn enter_module(&mut self, name: &str, container: &str) {
         self.path.enter(name, container);
     }
@@ -43,7 +43,8 @@ impl ModuleVisitor for Collector<'_> {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if let Some(gradient) = param.val().grad(self.gradients) {
+        // Taken out, so that its storage has one owner and becomes the vector without a copy.
+        if let Some(gradient) = param.val().grad_remove(&mut self.gradients) {
             let values = gradient.into_data().try_into_vec().expect("gradients are f32");
             self.found.insert(self.path.name(), values);
         }
@@ -51,7 +52,7 @@ impl ModuleVisitor for Collector<'_> {
 }
 
 /// Gradients of a module's parameters by name.
-pub fn collect<M: Module>(module: &M, gradients: &Gradients) -> BTreeMap<String, Vec<f32>> {
+pub fn collect<M: Module>(module: &M, gradients: Gradients) -> BTreeMap<String, Vec<f32>> {
     let mut collector = Collector { path: Path::default(), gradients, found: BTreeMap::new() };
     module.visit(&mut collector);
     collector.found

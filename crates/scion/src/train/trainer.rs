@@ -1,8 +1,7 @@
 //! The loop of pretraining and stage 2.
 
-use burn::Tensor;
 use burn::module::Module;
-use burn::tensor::TensorData;
+use scion_kernels::{backward, with_values};
 use serde::Serialize;
 
 use super::config::TrainConfig;
@@ -84,25 +83,15 @@ impl Trainer {
         )?;
         let device = self.model.device();
         let out = self.model.forward(noised.tensor(sizes, &device), &noised.times(), &noised.labels);
-        let values: Vec<f32> =
-            out.clone().detach().into_data().try_into_vec().expect("the model computes in f32");
-        let mut d_out = vec![0f32; values.len()];
-        let loss = hybrid_loss(
-            &self.schedule,
-            &values,
-            &batch.images,
-            &noised.noise,
-            &noised.x_t,
-            &noised.t,
-            Some(&mut d_out),
-        )?;
-        let d_out = Tensor::from_data(TensorData::new(d_out, out.dims()), &device);
-        let gradients = (out * d_out).sum().backward();
-        let by_name = collect(&self.model, &gradients);
-        drop(gradients);
+        let mut slope = vec![0f32; out.dims().iter().product()];
+        let loss = with_values(&out, |out| {
+            let (schedule, noised) = (&self.schedule, &noised);
+            hybrid_loss(schedule, out, &batch.images, &noised.noise, &noised.x_t, &noised.t, Some(&mut slope))
+        })?;
         if !loss.total.is_finite() {
             return Err(diverged(self.state.step + 1, &format!("a loss of {}", loss.total)));
         }
+        let by_name = collect(&self.model, backward(out, slope));
         let lr = config.lr * config.schedule.factor(self.state.step, config.steps, config.warmup);
         let step = Step {
             lr,

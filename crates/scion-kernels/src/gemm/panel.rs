@@ -1,0 +1,190 @@
+//! Small products on the calling thread, for use inside parallel tasks.
+
+use super::Isa;
+use super::matrix::{MatRef, Precision};
+use super::plain::round_to_bf16;
+use crate::shared::SharedMut;
+
+#[cfg(target_arch = "x86_64")]
+use super::kernel::{self, TILE_ROWS, TILE_STRIPS, Tile};
+#[cfg(target_arch = "x86_64")]
+use super::pack::{LANES, Lanes, Row};
+
+/// One operand of small products, converted and laid out once for all of them. The memory is kept from one
+/// [`Panel::pack`] to the next.
+pub(crate) struct Panel {
+    precision: Precision,
+    lanes: usize,
+    k: usize,
+    storage: Storage,
+}
+
+enum Storage {
+    #[cfg(target_arch = "x86_64")]
+    Strips(Vec<Row>),
+    /// Row-major [lanes, k], rounded if the precision says so.
+    Plain(Vec<f32>),
+}
+
+impl Panel {
+    /// An empty panel for products in the given precision.
+    pub(crate) fn new(precision: Precision) -> Self {
+        Self::new_on(Isa::detect(), precision)
+    }
+
+    pub(super) fn new_on(isa: Isa, precision: Precision) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if isa == Isa::Avx512Bf16 {
+            return Self { precision, lanes: 0, k: 0, storage: Storage::Strips(Vec::new()) };
+        }
+        let _ = isa;
+        Self { precision, lanes: 0, k: 0, storage: Storage::Plain(Vec::new()) }
+    }
+
+    /// Takes over a matrix whose rows are the lanes, its columns what is summed over: a left-hand side as it is, a
+    /// right-hand side transposed.
+    pub(crate) fn pack(&mut self, lanes: MatRef<'_>) {
+        (self.lanes, self.k) = (lanes.rows(), lanes.cols());
+        match &mut self.storage {
+            #[cfg(target_arch = "x86_64")]
+            Storage::Strips(rows) => {
+                // SAFETY: this storage exists only where the instruction set was detected.
+                unsafe {
+                    match self.precision {
+                        Precision::F32 => pack_strips::<false>(Lanes::of_a(lanes), rows),
+                        Precision::Bf16 => pack_strips::<true>(Lanes::of_a(lanes), rows),
+                    }
+                }
+            }
+            Storage::Plain(values) => {
+                let (down, right) = lanes.strides();
+                let rounded = self.precision == Precision::Bf16;
+                values.clear();
+                for row in 0..lanes.rows() {
+                    values.extend((0..lanes.cols()).map(|column| {
+                        let x = lanes.data[row * down + column * right];
+                        if rounded { round_to_bf16(x) } else { x }
+                    }));
+                }
+            }
+        }
+    }
+
+    /// `c[i, j] = Σₖ self[i, k] · right[j, k]`, or `c[i, j] += …` with `accumulate`; `c` begins at element `offset` of
+    /// an array and has rows `stride` apart.
+    ///
+    /// # Safety
+    /// No other thread touches the elements of `c` meanwhile.
+    ///
+    /// # Panics
+    /// If the panels differ in k or precision, or `c` does not fit its array.
+    pub(crate) unsafe fn times(
+        &self,
+        right: &Self,
+        c: &SharedMut,
+        offset: usize,
+        stride: usize,
+        accumulate: bool,
+    ) {
+        let (m, n) = (self.lanes, right.lanes);
+        assert!(self.k == right.k && self.precision == right.precision, "panels of different products");
+        if m == 0 || n == 0 {
+            return;
+        }
+        let c = c.at(offset, (m - 1) * stride + n);
+        match (&self.storage, &right.storage) {
+            #[cfg(target_arch = "x86_64")]
+            (Storage::Strips(a), Storage::Strips(b)) => {
+                let product = Product { m, n, c, stride, accumulate };
+                // SAFETY: `c` holds the product and belongs to the caller; strips exist only where the instruction
+                // set was detected.
+                unsafe {
+                    match self.precision {
+                        Precision::F32 => product.run::<false>(a, b),
+                        Precision::Bf16 => product.run::<true>(a, b),
+                    }
+                }
+            }
+            (Storage::Plain(a), Storage::Plain(b)) => {
+                let k = self.k;
+                assert!(a.len() == m * k && b.len() == n * k);
+                let (stride, columns) = (stride as isize, k as isize);
+                // SAFETY: `c` holds the product and belongs to the caller; the operands were just checked.
+                unsafe {
+                    gemm::gemm(
+                        m,
+                        n,
+                        k,
+                        c,
+                        1,
+                        stride,
+                        accumulate,
+                        a.as_ptr(),
+                        1,
+                        columns,
+                        b.as_ptr(),
+                        columns,
+                        1,
+                        1.0_f32,
+                        1.0,
+                        false,
+                        false,
+                        false,
+                        gemm::Parallelism::None,
+                    );
+                }
+            }
+            #[cfg(target_arch = "x86_64")]
+            _ => unreachable!("one process uses one kind of panel"),
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn pack_strips<const BF16: bool>(lanes: Lanes<'_>, to: &mut Vec<Row>) {
+    let steps = lanes.steps::<BF16>();
+    to.resize(lanes.strips() * steps, Row::ZERO);
+    lanes.pack::<BF16>(0, 0..steps, to);
+}
+
+#[cfg(target_arch = "x86_64")]
+struct Product {
+    m: usize,
+    n: usize,
+    c: *mut f32,
+    stride: usize,
+    accumulate: bool,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Product {
+    /// # Safety
+    /// `c` holds the product and nobody else uses it.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn run<const BF16: bool>(&self, a: &[Row], b: &[Row]) {
+        let steps = a.len() / self.m.div_ceil(LANES);
+        for col in (0..self.n).step_by(TILE_STRIPS * LANES) {
+            let cols = (TILE_STRIPS * LANES).min(self.n - col);
+            let strips = &b[col / LANES * steps..(col + cols).div_ceil(LANES) * steps];
+            for row in (0..self.m).step_by(TILE_ROWS) {
+                let strip = &a[row / LANES * steps..][..steps];
+                // SAFETY: the strips were sliced to what the tile reads; the tile is inside the caller's product.
+                unsafe {
+                    kernel::compute::<BF16>(Tile {
+                        a: strip.as_ptr().cast::<u32>().wrapping_add(row % LANES),
+                        b: strips.as_ptr(),
+                        b_stride: steps,
+                        steps,
+                        c: self.c.add(row * self.stride + col),
+                        c_stride: self.stride,
+                        rows: TILE_ROWS.min(self.m - row),
+                        cols,
+                        accumulate: self.accumulate,
+                        bias: None,
+                    });
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Operators with bf16 products against the f32 reference: close, and not the same.
+
+use burn::Tensor;
+use burn::tensor::{Device, TensorData};
+use scion_kernels::attention::{attention, attention_reference};
+use scion_kernels::linear::{Activation, linear, linear_reference};
+use scion_kernels::{Precision, set_precision};
+
+/// Uniform values in ±scale, tracked by autodiff.
+fn tensor<const D: usize>(shape: [usize; D], seed: u32, scale: f32) -> Tensor<D> {
+    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12_345);
+    let values: Vec<f32> = (0..shape.iter().product())
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            ((state >> 8) as f32 / (1 << 23) as f32 - 1.0) * scale
+        })
+        .collect();
+    Tensor::from_data(TensorData::new(values, shape), &Device::flex().autodiff()).require_grad()
+}
+
+fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_into_vec().unwrap()
+}
+
+/// Root mean square of the difference over that of what is expected.
+fn error(found: &[f32], expected: &[f32]) -> f64 {
+    let square = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>();
+    let difference = square(&mut found.iter().zip(expected).map(|(f, e)| f - e));
+    (difference / square(&mut expected.iter().copied())).sqrt()
+}
+
+/// bf16 keeps eight bits: each operand is off by up to 2⁻⁹, at random.
+fn close<const D: usize, const E: usize>(
+    what: &str,
+    input: &Tensor<D>,
+    found: Tensor<E>,
+    expected: Tensor<E>,
+) {
+    let weight = tensor(found.dims(), 99, 1.0).detach();
+    let output = error(&values(found.clone().detach()), &values(expected.clone().detach()));
+    let [found, expected] = [found, expected].map(|out| (out * weight.clone()).sum().backward());
+    let gradient = error(&values(input.grad(&found).unwrap()), &values(input.grad(&expected).unwrap()));
+    for (part, error) in [("output", output), ("gradient", gradient)] {
+        assert!((1e-5..1e-2).contains(&error), "{what}: {part} differs by {error}");
+    }
+}
+
+#[test]
+fn bf16_products_are_close() {
+    set_precision(Precision::Bf16);
+    for (tokens, heads, head) in [(49, 4, 32), (131, 3, 20), (64, 2, 64)] {
+        let qkv = tensor([2, tokens, 3 * heads * head], 1, 1.5);
+        let what = format!("attention over {tokens} tokens, {heads} heads of {head}");
+        close(
+            &what,
+            &qkv,
+            attention(qkv.clone(), heads, None),
+            attention_reference(qkv.clone(), heads, None),
+        );
+    }
+    for activation in [Activation::None, Activation::GeluTanh] {
+        let (x, w, b) = (tensor([2, 33, 70], 1, 1.0), tensor([50, 70], 2, 0.3), tensor([50], 3, 1.0));
+        let found = linear(x.clone(), w.clone(), b.clone(), activation);
+        close(&format!("linear {activation:?}"), &x, found, linear_reference(x.clone(), w, b, activation));
+    }
+}
