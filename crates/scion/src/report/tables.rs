@@ -169,7 +169,7 @@ pub(super) fn stage1(out: &mut String, rows: &[Stage1Result]) -> fmt::Result {
             number(r.val_first),
             number(r.val_best),
             left.map_or_else(missing, |v| value(number::percent(v, 1), v)),
-            value(number::tick(r.epochs), r.epochs),
+            value(number::significant(r.epochs, 3), r.epochs),
             value(number::duration(r.seconds), r.seconds),
         ]
     };
