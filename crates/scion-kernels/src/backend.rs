@@ -17,6 +17,7 @@ use crate::array::Array;
 use crate::attention::Attention;
 use crate::hyena::GatedConv;
 use crate::linear::Linear;
+use crate::mlp::Mlp;
 use crate::norm::ModulatedNorm;
 use crate::pull::Pull;
 use crate::residual::GatedResidual;
@@ -44,6 +45,14 @@ pub trait KernelBackend: Backend {
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         op: Linear,
+    ) -> FloatTensor<Self>;
+    fn fused_mlp(
+        x: FloatTensor<Self>,
+        w1: FloatTensor<Self>,
+        b1: FloatTensor<Self>,
+        w2: FloatTensor<Self>,
+        b2: FloatTensor<Self>,
+        op: Mlp,
     ) -> FloatTensor<Self>;
     fn fused_modulated_norm(
         x: FloatTensor<Self>,
@@ -74,6 +83,16 @@ impl KernelBackend for Flex {
         op: Linear,
     ) -> FloatTensor<Self> {
         run(op, [x, w, b])
+    }
+    fn fused_mlp(
+        x: FloatTensor<Self>,
+        w1: FloatTensor<Self>,
+        b1: FloatTensor<Self>,
+        w2: FloatTensor<Self>,
+        b2: FloatTensor<Self>,
+        op: Mlp,
+    ) -> FloatTensor<Self> {
+        run(op, [x, w1, b1, w2, b2])
     }
     fn fused_modulated_norm(
         x: FloatTensor<Self>,
@@ -114,6 +133,16 @@ impl<C: CheckpointStrategy> KernelBackend for Autodiff<Flex, C> {
         op: Linear,
     ) -> FloatTensor<Self> {
         track::<_, C, 3>(op, [x, w, b])
+    }
+    fn fused_mlp(
+        x: FloatTensor<Self>,
+        w1: FloatTensor<Self>,
+        b1: FloatTensor<Self>,
+        w2: FloatTensor<Self>,
+        b2: FloatTensor<Self>,
+        op: Mlp,
+    ) -> FloatTensor<Self> {
+        track::<_, C, 5>(op, [x, w1, b1, w2, b2])
     }
     fn fused_modulated_norm(
         x: FloatTensor<Self>,

@@ -12,6 +12,7 @@ mod backend;
 pub mod gemm;
 pub mod hyena;
 pub mod linear;
+pub mod mlp;
 pub mod norm;
 pub mod optimizer;
 mod pull;

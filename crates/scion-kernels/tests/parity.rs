@@ -6,6 +6,7 @@ use burn::tensor::{Device, TensorData};
 use scion_kernels::attention::{Window, attention, attention_reference};
 use scion_kernels::hyena::{gated_conv, gated_conv_reference};
 use scion_kernels::linear::{Activation, linear, linear_reference};
+use scion_kernels::mlp::{mlp, mlp_reference};
 use scion_kernels::norm::{modulated_norm, modulated_norm_reference};
 use scion_kernels::residual::{gated_residual, gated_residual_reference};
 
@@ -111,6 +112,24 @@ fn gated_residual_matches_reference() {
             gated_residual(x.clone(), y.clone(), m.clone(), 5),
             gated_residual_reference(x.clone(), y.clone(), m.clone(), 5),
             1e-5
+        );
+    }
+}
+
+#[test]
+fn mlp_matches_reference() {
+    for (n, tokens, width, hidden) in [(1, 1, 1, 1), (2, 3, 5, 7), (1, 130, 48, 144), (2, 49, 33, 20)] {
+        let x = tensor([n, tokens, width], 1, 2.0);
+        let w1 = tensor([hidden, width], 2, 0.5);
+        let b1 = tensor([hidden], 3, 1.0);
+        let w2 = tensor([width, hidden], 4, 0.5);
+        let b2 = tensor([width], 5, 1.0);
+        check!(
+            format!("mlp {n}x{tokens}x{width} of {hidden}"),
+            [x, w1, b1, w2, b2],
+            mlp(x.clone(), w1.clone(), b1.clone(), w2.clone(), b2.clone()),
+            mlp_reference(x.clone(), w1.clone(), b1.clone(), w2.clone(), b2.clone()),
+            2e-5
         );
     }
 }

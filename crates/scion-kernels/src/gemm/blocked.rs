@@ -1,8 +1,8 @@
 //! The loops around the register tile: packing, cache blocks, threads.
 //!
 //! B is packed whole, in parallel. C is cut into blocks of rows × groups of 48 columns, one Rayon
-//! task each. A task goes through k in blocks; for each it packs its rows of A (they stay in L2)
-//! and sweeps them past one group of B's columns after another (each stays in L1).
+//! task each. A task packs its rows of A (they stay in L2) and sweeps them past one group of B's columns
+//! after another, each in blocks of k (which stay in L1).
 
 use super::epilogue::Output;
 use super::kernel::{self, TILE_ROWS, TILE_STRIPS, Tile};
@@ -10,6 +10,7 @@ use super::matrix::{MatRef, Precision};
 use super::pack::{LANES, Lanes, Row};
 use rayon::prelude::*;
 use std::cell::Cell;
+use std::ops::Range;
 use std::thread::LocalKey;
 
 /// Longest block of k, in steps: 512 values of bf16 or 256 of f32. A tile's columns of B then take
@@ -17,6 +18,8 @@ use std::thread::LocalKey;
 const BLOCK_STEPS: usize = 256;
 /// Most rows of C in a task: as many rows of A fit half of L2.
 const BLOCK_ROWS: usize = 128;
+/// Rows of packed A that a task holds at a time, where its rows of C need no fewer: half of L2.
+const PACKED_ROWS: usize = 1 << 13;
 /// Columns of C in a register tile.
 const TILE_COLS: usize = TILE_STRIPS * LANES;
 /// Strips of B packed by one task.
@@ -147,62 +150,69 @@ impl Block {
         let k_blocks = self.steps.div_ceil(BLOCK_STEPS).max(1);
         let per_block = self.steps.div_ceil(k_blocks);
         let strips = self.rows.div_ceil(LANES);
+        let packable = (PACKED_ROWS / (strips * per_block).max(1)).max(1);
         with_scratch(&SCRATCH_A, |packed| {
-            for k_block in 0..k_blocks {
-                let first = k_block * per_block;
-                let steps = per_block.min(self.steps - first);
-                packed.resize(strips * steps, Row::ZERO);
-                let accumulate = out.accumulate || k_block > 0;
+            for first in (0..k_blocks).step_by(packable) {
+                let blocks = first..k_blocks.min(first + packable);
+                let steps = blocks.start * per_block..self.steps.min(blocks.end * per_block);
+                packed.resize(strips * steps.len(), Row::ZERO);
                 // SAFETY: as the caller promises.
                 unsafe {
-                    a.pack::<BF16>(self.row / LANES, first..first + steps, packed);
-                    self.sweep::<BF16>(packed, b, first, steps, accumulate, k_block + 1 == k_blocks, out);
+                    a.pack::<BF16>(self.row / LANES, steps.clone(), packed);
+                    self.sweep::<BF16>(packed, b, steps, per_block, out);
                 }
             }
         });
     }
 
-    /// Multiplies one block of k into every tile of the block; the last one also finishes C.
+    /// Multiplies the packed range of k into every tile of the block, a group of columns after another; a group's part
+    /// of C stays in L1 from one block of k to the next. The end of k also finishes C.
     ///
     /// # Safety
-    /// As [`Block::run`]; `a` holds `steps` steps of the block's rows.
-    #[expect(clippy::too_many_arguments)]
+    /// As [`Block::run`]; `a` holds the block's rows for `range`, which begins with a block of k.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     unsafe fn sweep<const BF16: bool>(
         &self,
         a: &[Row],
         b: &[Row],
-        first: usize,
-        steps: usize,
-        accumulate: bool,
-        last: bool,
+        range: Range<usize>,
+        per_block: usize,
         out: &Output<'_>,
     ) {
         for col in (self.col..self.col + self.cols).step_by(TILE_COLS) {
             let cols = TILE_COLS.min(self.col + self.cols - col);
             let strips = &b[col / LANES * self.steps..(col + cols).div_ceil(LANES) * self.steps];
-            for row in (0..self.rows).step_by(TILE_ROWS) {
-                let rows = TILE_ROWS.min(self.rows - row);
-                let strip = &a[row / LANES * steps..][..steps];
-                // SAFETY: the strips were sliced to what the tile reads; the tile is inside the
-                // block, which belongs to this task.
-                unsafe {
-                    kernel::compute::<BF16>(Tile {
-                        a: strip.as_ptr().cast::<u32>().wrapping_add(row % LANES),
-                        b: strips.as_ptr().wrapping_add(first),
-                        b_stride: self.steps,
-                        steps,
-                        c: out.at(self.row + row, col),
-                        c_stride: out.row_stride,
-                        rows,
-                        cols,
-                        accumulate,
-                        bias: if last { out.bias(col) } else { None },
-                    });
-                    if last && out.has_activation() {
-                        let row = self.row + row;
-                        out.activate::<true>(row..row + rows, col..col + cols);
+            let mut first = range.start;
+            loop {
+                let steps = per_block.min(range.end - first);
+                let last = first + steps == self.steps;
+                for row in (0..self.rows).step_by(TILE_ROWS) {
+                    let rows = TILE_ROWS.min(self.rows - row);
+                    let strip = &a[row / LANES * range.len()..][first - range.start..][..steps];
+                    // SAFETY: the strips were sliced to what the tile reads; the tile is inside the
+                    // block, which belongs to this task.
+                    unsafe {
+                        kernel::compute::<BF16>(Tile {
+                            a: strip.as_ptr().cast::<u32>().wrapping_add(row % LANES),
+                            b: strips.as_ptr().wrapping_add(first),
+                            b_stride: self.steps,
+                            steps,
+                            c: out.at(self.row + row, col),
+                            c_stride: out.row_stride,
+                            rows,
+                            cols,
+                            accumulate: out.accumulate || first > 0,
+                            bias: if last { out.bias(col) } else { None },
+                        });
+                        if last && out.has_activation() {
+                            let row = self.row + row;
+                            out.activate::<true>(row..row + rows, col..col + cols);
+                        }
                     }
+                }
+                first += steps;
+                if first >= range.end {
+                    break;
                 }
             }
         }

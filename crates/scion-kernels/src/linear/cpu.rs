@@ -3,7 +3,7 @@ use rayon::prelude::*;
 use super::{Activation, Linear};
 use crate::array::{Array, unfilled};
 use crate::backend::Kernel;
-use crate::gemm::{self, Epilogue, MatRef, matmul, vmath};
+use crate::gemm::{self, Epilogue, MatRef, Precision, matmul, vmath};
 
 /// Elements of an elementwise pass that one task takes.
 const BLOCK: usize = 1 << 14;
@@ -37,7 +37,7 @@ impl Kernel<3> for Linear {
         grad: &Array,
         wanted: [bool; 3],
     ) -> [Option<Array>; 3] {
-        let (rows, inputs, outputs) = (x.rows(), x.width(), grad.width());
+        let (rows, outputs) = (x.rows(), grad.width());
         let through_activation = kept.first().map(|before| {
             // SAFETY: gelu_backward writes every element.
             let mut d = unsafe { unfilled(rows * outputs) };
@@ -48,31 +48,47 @@ impl Kernel<3> for Linear {
             d
         });
         let dy = through_activation.as_deref().unwrap_or(grad.values());
-        let dx = wanted[0].then(|| {
-            // SAFETY: the product writes every element.
-            let mut dx = unsafe { unfilled(rows * inputs) };
-            let a = MatRef::new(dy, rows, outputs);
-            let b = MatRef::new(weight.values(), outputs, inputs);
-            matmul(self.precision, a, b, &mut dx, inputs, false, Epilogue::default());
-            Array::from_vec(dx, x.dims())
-        });
-        let dw = wanted[1].then(|| {
-            // SAFETY: the product writes every element.
-            let mut dw = unsafe { unfilled(outputs * inputs) };
-            let a = MatRef::new(dy, rows, outputs).t();
-            let b = MatRef::new(x.values(), rows, inputs);
-            matmul(self.precision, a, b, &mut dw, inputs, false, Epilogue::default());
-            Array::from_vec(dw, weight.dims())
-        });
-        let db = wanted[2].then(|| Array::from_vec(column_sums(dy, outputs), [outputs]));
-        [dx, dw, db]
+        [
+            wanted[0].then(|| {
+                let dx = input_gradient(self.precision, dy, weight, gemm::Activation::None);
+                Array::from_vec(dx, x.dims())
+            }),
+            wanted[1].then(|| weight_gradient(self.precision, dy, x, weight)),
+            wanted[2].then(|| bias_gradient(dy, outputs)),
+        ]
     }
 }
 
+/// Gradient of a linear layer's input, [rows, in], from that of its output, [rows, out]; `activation` is applied to it.
+pub(crate) fn input_gradient(
+    precision: Precision,
+    dy: &[f32],
+    weight: &Array,
+    activation: gemm::Activation,
+) -> Vec<f32> {
+    let (outputs, inputs) = (weight.rows(), weight.width());
+    let rows = dy.len() / outputs;
+    // SAFETY: the product writes every element.
+    let mut dx = unsafe { unfilled(rows * inputs) };
+    let (a, b) = (MatRef::new(dy, rows, outputs), MatRef::new(weight.values(), outputs, inputs));
+    matmul(precision, a, b, &mut dx, inputs, false, Epilogue { bias: None, activation });
+    dx
+}
+
+/// Gradient of a linear layer's weight, from its input [rows, in] and the gradient of its output [rows, out].
+pub(crate) fn weight_gradient(precision: Precision, dy: &[f32], x: &Array, weight: &Array) -> Array {
+    let (rows, outputs, inputs) = (x.rows(), weight.rows(), weight.width());
+    // SAFETY: the product writes every element.
+    let mut dw = unsafe { unfilled(outputs * inputs) };
+    let (a, b) = (MatRef::new(dy, rows, outputs).t(), MatRef::new(x.values(), rows, inputs));
+    matmul(precision, a, b, &mut dw, inputs, false, Epilogue::default());
+    Array::from_vec(dw, weight.dims())
+}
+
 /// Sums over rows, in blocks whose order does not depend on the number of threads.
-fn column_sums(values: &[f32], width: usize) -> Vec<f32> {
+pub(crate) fn bias_gradient(dy: &[f32], width: usize) -> Array {
     const ROWS: usize = 256;
-    let partial: Vec<Vec<f32>> = values
+    let partial: Vec<Vec<f32>> = dy
         .par_chunks(ROWS * width)
         .map(|block| {
             let mut total = vec![0f32; width];
@@ -82,7 +98,7 @@ fn column_sums(values: &[f32], width: usize) -> Vec<f32> {
         .collect();
     let mut total = vec![0f32; width];
     partial.iter().for_each(|block| add_rows(block, &mut total));
-    total
+    Array::from_vec(total, [width])
 }
 
 multiversioned! {

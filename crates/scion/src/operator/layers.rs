@@ -37,9 +37,4 @@ impl Linear {
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         linear(x, self.weight.val(), self.bias.val(), Activation::None)
     }
-
-    /// `gelu(x·Wᵀ + b)` in the tanh form: [.., in] → [.., out].
-    pub fn forward_gelu<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        linear(x, self.weight.val(), self.bias.val(), Activation::GeluTanh)
-    }
 }

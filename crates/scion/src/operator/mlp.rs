@@ -1,5 +1,6 @@
 use burn::Tensor;
 use burn::module::Module;
+use scion_kernels::mlp::mlp;
 use serde::{Deserialize, Serialize};
 
 use super::{Init, Linear, Scheme};
@@ -62,6 +63,7 @@ pub struct Mlp {
 impl Mlp {
     /// [N, T, D] → [N, T, D].
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.fc2.forward(self.fc1.forward_gelu(x))
+        let (fc1, fc2) = (&self.fc1, &self.fc2);
+        mlp(x, fc1.weight.val(), fc1.bias.val(), fc2.weight.val(), fc2.bias.val())
     }
 }
