@@ -45,6 +45,13 @@ enum Dtype {
 
 pub fn convert(arguments: &ConvertArguments) -> Result<()> {
     ensure_absent(&arguments.output)?;
+    let pytorch = arguments.output.extension().is_some_and(|e| e == "pt" || e == "pth");
+    if pytorch && arguments.layout != LayoutChoice::Dit {
+        return Err(Error::Usage(format!(
+            "{}: only --layout dit makes PyTorch files; give the output another name",
+            arguments.output.display()
+        )));
+    }
     let precision = match arguments.dtype {
         Dtype::F32 => Precision::F32,
         Dtype::F16 => Precision::F16,

@@ -5,6 +5,7 @@ use burn::tensor::Device;
 use clap::Args;
 
 use super::Common;
+use super::sample::labels_of_folder;
 use crate::data::samples::read_samples;
 use crate::data::{FolderLayout, FolderOptions, ImageSet, open_folder};
 use crate::error::{Error, Result};
@@ -21,6 +22,9 @@ pub struct EvaluateArguments {
     /// Features to compare with; for images, the embedded real test images by default
     #[arg(long)]
     reference: Option<PathBuf>,
+    /// Leave out images of a folder that cannot be read
+    #[arg(long)]
+    skip_broken: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -37,7 +41,7 @@ pub fn evaluate(arguments: &EvaluateArguments, common: &Common) -> Result<()> {
             arguments.samples.display()
         )));
     }
-    let set = images(&arguments.samples)?;
+    let set = images(&arguments.samples, arguments.skip_broken)?;
     let shape = set.shape();
     if (shape.channels, shape.height, shape.width) != (1, 28, 28) {
         return Err(Error::Usage(format!(
@@ -45,8 +49,9 @@ pub fn evaluate(arguments: &EvaluateArguments, common: &Common) -> Result<()> {
             arguments.samples.display()
         )));
     }
-    let scores =
-        Judge::new(&Device::flex(), seed)?.score(set.as_bytes().unwrap_or_default(), set.known_labels())?;
+    let labels = labels_of_folder(&arguments.samples, set.len());
+    let scores = Judge::new(&Device::flex(), seed)?
+        .score(set.as_bytes().unwrap_or_default(), labels.as_deref().or(set.known_labels()))?;
     if arguments.json {
         say!("{}", serde_json::to_string(&scores).expect("scores are plain data"));
         return Ok(());
@@ -65,12 +70,13 @@ pub fn evaluate(arguments: &EvaluateArguments, common: &Common) -> Result<()> {
 }
 
 /// The images of a sample file, or of a folder.
-fn images(path: &Path) -> Result<ImageSet> {
+fn images(path: &Path, skip_broken: bool) -> Result<ImageSet> {
     if path.is_file() {
         return read_samples(path);
     }
     let options = FolderOptions {
         channels: 1,
+        skip_broken,
         layout: FolderLayout::Flat,
         memory_limit: usize::MAX,
         ..FolderOptions::exact(28)

@@ -180,8 +180,14 @@ fn written(outcome: std::io::Result<()>) -> Result<()> {
     }
 }
 
+/// Most threads that are of use to anyone.
+const MAX_THREADS: usize = 1024;
+
 fn set_threads(common: &Common) -> Result<()> {
     let DeviceChoice::Cpu = common.device;
+    if common.threads.is_some_and(|threads| threads == 0 || threads > MAX_THREADS) {
+        return Err(Error::Usage(format!("--threads must lie between 1 and {MAX_THREADS}")));
+    }
     let threads = common.threads.unwrap_or(0); // 0 is one a core
     // The main thread takes part: most parallel pieces are too short to be handed over and waited for.
     rayon::ThreadPoolBuilder::new()

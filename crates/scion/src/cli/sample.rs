@@ -87,7 +87,8 @@ pub fn sample(arguments: &SampleArguments, common: &Common) -> Result<()> {
     with_checkpoint(&arguments.model, |file| {
         let architecture = architecture_of(file, arguments.heads)?;
         let sizes = &architecture.dit;
-        let labels = labels(arguments, sizes)?;
+        let classes = classes(arguments, sizes)?;
+        let labels = labels(&classes, arguments.count);
         let shape =
             ImageShape { channels: sizes.in_channels, height: sizes.input_size, width: sizes.input_size };
         if ![1, 3].contains(&shape.channels) {
@@ -98,7 +99,7 @@ pub fn sample(arguments: &SampleArguments, common: &Common) -> Result<()> {
         }
         let model = load(file, &architecture, &Device::flex())?;
         let seed = common.seed.unwrap_or(0);
-        let settings = settings(arguments, &model, sizes.heads, seed);
+        let settings = settings(arguments, &model, sizes.heads, &classes, seed);
         let sampling = config(arguments);
         let drawing = Drawing { model, sizes, sampling, seed, labels, shape, settings, quiet: common.quiet };
         match form.as_deref() {
@@ -167,10 +168,19 @@ impl Drawing<'_> {
     }
 }
 
+/// Most images of one call; more is a slip of the keyboard.
+const MAX_COUNT: usize = 100_000_000;
+
 /// Refuses before any work what would fail after it.
 fn check(arguments: &SampleArguments, form: Option<&str>) -> Result<()> {
     if let Some(other) = form.filter(|form| !["png", "npz"].contains(form)) {
         return Err(Error::Usage(format!("--out ends in .{other}; expected .png, .npz or a folder")));
+    }
+    if arguments.count > MAX_COUNT || arguments.batch == 0 || arguments.batch > MAX_COUNT {
+        return Err(Error::Usage(format!(
+            "--count {} and --batch {}: expected at most {MAX_COUNT} images, and a batch of at least 1",
+            arguments.count, arguments.batch
+        )));
     }
     if arguments.count == 0 || arguments.steps == 0 || !arguments.cfg.is_finite() {
         return Err(Error::Usage(format!(
@@ -198,11 +208,12 @@ fn config(arguments: &SampleArguments) -> SampleConfig {
         cfg: arguments.cfg,
         guidance: if arguments.cfg_all { GuidanceChannels::All } else { GuidanceChannels::FirstThree },
         count: arguments.count,
-        batch: arguments.batch.max(1),
+        batch: arguments.batch,
     }
 }
 
-fn labels(arguments: &SampleArguments, sizes: &DitConfig) -> Result<Vec<usize>> {
+/// The classes that are drawn in turn.
+fn classes(arguments: &SampleArguments, sizes: &DitConfig) -> Result<Vec<usize>> {
     let classes = match (arguments.class, &arguments.classes[..]) {
         (Some(class), _) => vec![class],
         (None, []) => (0..sizes.num_classes).collect(),
@@ -214,22 +225,34 @@ fn labels(arguments: &SampleArguments, sizes: &DitConfig) -> Result<Vec<usize>> 
             sizes.num_classes - 1
         )));
     }
-    Ok((0..arguments.count).map(|i| classes[i % classes.len()]).collect())
+    Ok(classes)
+}
+
+/// Labels of the first `count` images.
+fn labels(classes: &[usize], count: usize) -> Vec<usize> {
+    classes.iter().copied().cycle().take(count).collect()
+}
+
+/// Labels of the images in a folder, where it was written by this command and holds `count` images from the first on.
+pub fn labels_of_folder(folder: &Path, count: usize) -> Option<Vec<usize>> {
+    let settings: Value = serde_json::from_str(&fs::read_to_string(folder.join(SETTINGS)).ok()?).ok()?;
+    let classes: Vec<usize> = serde_json::from_value(settings.get("classes")?.clone()).ok()?;
+    let whole = !classes.is_empty() && folder.join(format!("{:06}.png", count.checked_sub(1)?)).exists();
+    whole.then(|| labels(&classes, count))
 }
 
 /// Beside the images of a folder: what decided them.
 const SETTINGS: &str = "sample.json";
 
 /// Everything that decides an image besides its number.
-fn settings(arguments: &SampleArguments, model: &Dit, heads: usize, seed: u64) -> Value {
+fn settings(arguments: &SampleArguments, model: &Dit, heads: usize, classes: &[usize], seed: u64) -> Value {
     let sampling = config(arguments);
     serde_json::json!({
         "model": arguments.model,
         "weights-sha256": fingerprint(model),
         "heads": heads,
         "seed": seed,
-        "class": arguments.class,
-        "classes": arguments.classes,
+        "classes": classes,
         "sampler": sampling.sampler,
         "steps": sampling.steps,
         "cfg": sampling.cfg,

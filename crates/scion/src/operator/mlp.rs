@@ -14,6 +14,9 @@ pub struct MlpConfig {
     pub ratio: f64,
 }
 
+/// Beyond this a ratio is a slip of the keyboard.
+const MAX_HIDDEN: f64 = 1e6;
+
 impl MlpConfig {
     /// The hidden width for tokens of the given width.
     ///
@@ -24,6 +27,12 @@ impl MlpConfig {
         if !hidden.is_finite() || hidden < 1.0 || (hidden - hidden.round()).abs() > 1e-6 {
             return Err(Error::Plan(format!(
                 "mlp: ratio {} of width {width} gives a hidden width of {hidden}, but it must be a whole number",
+                self.ratio
+            )));
+        }
+        if hidden > MAX_HIDDEN {
+            return Err(Error::Plan(format!(
+                "mlp: ratio {} of width {width} gives a hidden width of {hidden}, above {MAX_HIDDEN}",
                 self.ratio
             )));
         }

@@ -98,12 +98,15 @@ impl OperatorConfig {
             {
                 fail(format!("{}: width {width} does not divide into {heads} heads", self.name()))
             }
-            Self::SlidingWindow(c) if c.left + c.right + 1 > 2 * tokens - 1 => fail(format!(
-                "{}: the window spans {} tokens, but there are only {tokens}",
+            Self::SlidingWindow(c) if c.left.max(c.right) >= tokens.max(1) => fail(format!(
+                "{}: the window reaches {} tokens to a side, but there are only {tokens}",
                 self.name(),
-                c.left + c.right + 1
+                c.left.max(c.right)
             )),
-            Self::HyenaX(c) if c.kernel == 0 => fail("hyena-x: kernel must be at least 1, found 0".into()),
+            Self::HyenaX(c) if c.kernel == 0 || c.kernel > tokens => fail(format!(
+                "hyena-x: kernel must lie between 1 and the number of tokens, {tokens}; found {}",
+                c.kernel
+            )),
             Self::Mlp(c) => c.hidden(width).map(|_| ()),
             _ => Ok(()),
         }

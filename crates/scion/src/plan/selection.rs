@@ -4,7 +4,10 @@ use crate::error::{Error, Result};
 
 /// Which blocks a graft goes to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "expected blocks = \"all\", a list such as [1, 3], { interleaved = 0.5 }, { first = 2 } or { last = 2 }"
+)]
 pub enum BlockSelection {
     /// `"all"`.
     All(All),

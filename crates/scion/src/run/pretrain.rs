@@ -51,6 +51,15 @@ pub(super) fn train(
     stage: &'static str,
     quiet: bool,
 ) -> Result<Dit> {
+    let remembered = 1.0 / (1.0 - config.ema);
+    if (config.steps as f64) < remembered {
+        tracing::warn!(
+            "{stage}: ema = {} averages the weights over about {remembered:.0} steps, but there are only {}, so that the \
+             average stays near the initial weights; a lower ema keeps more of the training",
+            config.ema,
+            config.steps
+        );
+    }
     let clock = folder.start_stage(stage)?;
     let sizes = &architecture.dit;
     let batches = Batches::new(training_images(&recipe.data, sizes, recipe.seed)?, recipe.seed, config.flip)?;

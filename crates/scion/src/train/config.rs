@@ -97,6 +97,7 @@ impl TrainConfig {
         if self.steps == 0 || self.batch == 0 || self.checkpoint_every == 0 {
             return Err("steps, batch and checkpoint-every must be at least 1".into());
         }
+        check_batch(self.batch)?;
         positive("lr", self.lr)?;
         positive("clip", self.clip)?;
         not_negative("weight-decay", self.weight_decay)?;
@@ -108,6 +109,13 @@ impl TrainConfig {
         }
         Ok(())
     }
+}
+
+/// Most images of a step; more is a slip of the keyboard.
+const MAX_BATCH: usize = 1 << 20;
+
+fn check_batch(batch: usize) -> Result<(), String> {
+    if batch <= MAX_BATCH { Ok(()) } else { Err(format!("batch must be at most {MAX_BATCH}, found {batch}")) }
 }
 
 fn not_negative(name: &str, value: f64) -> Result<(), String> {
@@ -216,6 +224,7 @@ impl DistillConfig {
                 "steps, batch, validation, validate-every and checkpoint-every must be at least 1".into()
             );
         }
+        check_batch(self.batch)?;
         if self.capture == CaptureMode::Cache && self.samples < self.batch {
             return Err(format!("samples ({}) must be at least one batch ({})", self.samples, self.batch));
         }

@@ -53,6 +53,8 @@ fn images_are_scored_with_and_without_labels() {
     }
     let labelled = printed(scion("evaluate").arg(&file));
     assert_names(&labelled, &["images:        40", "not FID", "accuracy:      ", "95%"]);
+    assert_eq!(printed(scion("evaluate").arg(&images)), labelled);
+    std::fs::remove_file(images.join("sample.json")).unwrap();
     let unlabelled = printed(scion("evaluate").arg(&images));
     assert_names(&unlabelled, &["accuracy:      unknown"]);
     let distance = |text: &str| text.lines().find(|l| l.starts_with("Fréchet")).unwrap().to_owned();

@@ -77,7 +77,7 @@ fn recipe_errors_name_file_field_and_what_was_expected() {
     let file = folder.path().join("mine.toml");
     let head = "[model]\ncheckpoint = \"embedded\"\n";
     let graft = "[[graft]]\ntarget = \"attention\"\nblocks = \"all\"\n";
-    let cases: [(String, &[&str]); 10] = [
+    let cases: [(String, &[&str]); 13] = [
         (
             format!("{head}[finetune]\nsteps = 3\nwarm-up = 3\n"),
             &["line 5", "warm-up", "did you mean `warmup`"],
@@ -89,6 +89,15 @@ fn recipe_errors_name_file_field_and_what_was_expected() {
         (format!("{head}[data]\nsource = \"embedded\"\nfraction = 1.5\n"), &["data.fraction", "1.5"]),
         (format!("{head}{graft}operator = {{ kind = \"hyena\" }}\n"), &["line", "hyena", "hyena-x"]),
         (format!("{head}{graft}operator = {{ kind = \"hyena-x\", kernel = 0 }}\n"), &["kernel"]),
+        (format!("{head}{graft}operator = {{ kind = \"hyena-x\", kernel = 50 }}\n"), &["kernel", "49", "50"]),
+        (
+            format!("{head}{graft}operator = {{ kind = \"hyena-x\" }}\n").replace("\"all\"", "[-1]"),
+            &["line 5", "blocks = \"all\"", "interleaved"],
+        ),
+        (
+            format!("{head}[finetune]\nsteps = 1\nbatch = 1000000000000\n"),
+            &["finetune.batch", "at most", "1000000000000"],
+        ),
         ("[model]\npreset = \"dit-huge-2-256\"\n".into(), &["dit-huge-2-256", "dit-xl"]),
         ("this is no recipe".into(), &["line 1"]),
     ];

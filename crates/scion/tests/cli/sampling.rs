@@ -160,6 +160,8 @@ fn impossible_requests_are_refused() {
     assert_eq!(listing(folder.path()), [""; 0]);
     assert_names(&refused(&mut sample(&folder.path().join("none"), "0"), 2), &["--count 0"]);
     assert_names(&refused(sample(&out, "4").args(["--cfg", "nan"]), 2), &["--cfg NaN"]);
+    assert_names(&refused(&mut sample(&out, "18446744073709551615"), 2), &["--count", "at most"]);
+    assert_names(&refused(sample(&out, "4").args(["--threads", "100000"]), 2), &["--threads"]);
     let nowhere = folder.path().join("nowhere/out.png");
     assert_names(&refused(&mut sample(&nowhere, "1"), 1), &["cannot be written", "nowhere/out.png"]);
 }
