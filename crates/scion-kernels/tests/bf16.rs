@@ -1,26 +1,12 @@
 //! Operators with bf16 products against the f32 reference: close, and not the same.
 
+mod common;
+
 use burn::Tensor;
-use burn::tensor::{Device, TensorData};
+use common::{tensor, values};
 use scion_kernels::attention::{attention, attention_reference};
 use scion_kernels::linear::{Activation, linear, linear_reference};
 use scion_kernels::{Precision, set_precision};
-
-/// Uniform values in ±scale, tracked by autodiff.
-fn tensor<const D: usize>(shape: [usize; D], seed: u32, scale: f32) -> Tensor<D> {
-    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12_345);
-    let values: Vec<f32> = (0..shape.iter().product())
-        .map(|_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            ((state >> 8) as f32 / (1 << 23) as f32 - 1.0) * scale
-        })
-        .collect();
-    Tensor::from_data(TensorData::new(values, shape), &Device::flex().autodiff()).require_grad()
-}
-
-fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().try_into_vec().unwrap()
-}
 
 /// Root mean square of the difference over that of what is expected.
 fn error(found: &[f32], expected: &[f32]) -> f64 {

@@ -1,31 +1,15 @@
 //! Every fused operator against its plain reference: values and gradients, on regular, ragged and extreme
 //! shapes.
 
-use burn::Tensor;
-use burn::tensor::{Device, TensorData};
+mod common;
+
+use common::{tensor, values};
 use scion_kernels::attention::{Window, attention, attention_reference};
 use scion_kernels::hyena::{gated_conv, gated_conv_reference};
 use scion_kernels::linear::{Activation, linear, linear_reference};
 use scion_kernels::mlp::{mlp, mlp_reference};
 use scion_kernels::norm::{modulated_norm, modulated_norm_reference};
 use scion_kernels::residual::{gated_residual, gated_residual_reference};
-
-/// A tensor of reproducible values around zero, tracked by autodiff.
-fn tensor<const D: usize>(shape: [usize; D], seed: u32, scale: f32) -> Tensor<D> {
-    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12_345);
-    let values: Vec<f32> = (0..shape.iter().product())
-        .map(|_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            ((state >> 8) as f32 / (1 << 23) as f32 - 1.0) * scale
-        })
-        .collect();
-    let device = Device::flex().autodiff();
-    Tensor::from_data(TensorData::new(values, shape), &device).require_grad()
-}
-
-fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().try_into_vec().unwrap()
-}
 
 /// Largest difference over the largest expected magnitude.
 fn error(found: &[f32], expected: &[f32]) -> f32 {

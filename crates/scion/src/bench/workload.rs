@@ -11,7 +11,7 @@ use rand_distr::{Distribution, StandardNormal};
 use scion_kernels::optimizer::Moments;
 use scion_kernels::{backward, with_values};
 
-use crate::capture::{Activations, add_noise, capture};
+use crate::capture::{Activations, Site, add_noise, capture};
 use crate::config::Recipe;
 use crate::data::Batches;
 use crate::diffusion::Schedule;
@@ -20,7 +20,7 @@ use crate::model::{Architecture, Dit, DitConfig, update_parameters};
 use crate::operator::{HyenaXConfig, Init, MlpConfig, Operator, OperatorConfig, SlidingWindowConfig};
 use crate::plan;
 use crate::run::{
-    QUICKSTART, embedded_teacher, new_sites, sample_images, training_images, with_fresh_operators,
+    QUICKSTART, Teacher, embedded_teacher, new_sites, sample_images, training_images, with_fresh_operators,
 };
 use crate::train::{Distiller, RegressionLoss, Step, TrainState, Trainer, collect, descend, regression_loss};
 
@@ -220,22 +220,32 @@ fn sample() -> Result<Job> {
     Ok(Job { step: Box::new(step), gflop: None, images: Some(EMBEDDED_BATCH) })
 }
 
-fn stage1() -> Result<Job> {
+/// What the quickstart's stages start from.
+struct Start {
+    recipe: Recipe,
+    teacher: Teacher,
+    sites: Vec<Site>,
+    /// The grafted model with fresh operators, recording gradients.
+    grafted: Dit,
+    batches: Batches,
+}
+
+fn start() -> Result<Start> {
     let (recipe, device) = (quickstart()?, Device::flex());
     let teacher = embedded_teacher(&device)?;
-    let sizes = teacher.architecture.dit.clone();
-    let grafted = plan::graft(&teacher.architecture, &recipe.grafts)?;
-    let sites = new_sites(&teacher.architecture, &grafted);
-    let tracked = with_fresh_operators(
-        &teacher.model,
-        &teacher.architecture,
-        &grafted,
-        recipe.seed,
-        &device.autodiff(),
-    )?;
-    let fresh = sites.iter().map(|&(block, slot)| tracked.blocks()[block].operator(slot).clone()).collect();
-    let config = recipe.distill.clone().expect("the quickstart has a stage 1");
-    let batches = Batches::new(training_images(&recipe.data, &sizes, recipe.seed)?, recipe.seed, false)?;
+    let (native, seed) = (&teacher.architecture, recipe.seed);
+    let architecture = plan::graft(native, &recipe.grafts)?;
+    let sites = new_sites(native, &architecture);
+    let grafted = with_fresh_operators(&teacher.model, native, &architecture, seed, &device.autodiff())?;
+    let batches = Batches::new(training_images(&recipe.data, &native.dit, seed)?, seed, false)?;
+    Ok(Start { recipe, teacher, sites, grafted, batches })
+}
+
+fn stage1() -> Result<Job> {
+    let Start { recipe, teacher, sites, grafted, batches } = start()?;
+    let sizes = teacher.architecture.dit;
+    let fresh = sites.iter().map(|&(block, slot)| grafted.blocks()[block].operator(slot).clone()).collect();
+    let config = recipe.distill.expect("the quickstart has a stage 1");
     let schedule = Schedule::linear();
     let activations = {
         let (sites, sizes) = (sites.clone(), sizes.clone());
@@ -257,20 +267,10 @@ fn stage1() -> Result<Job> {
 }
 
 fn stage2() -> Result<Job> {
-    let (recipe, device) = (quickstart()?, Device::flex());
-    let teacher = embedded_teacher(&device)?;
-    let sizes = teacher.architecture.dit.clone();
-    let grafted = plan::graft(&teacher.architecture, &recipe.grafts)?;
-    let model = with_fresh_operators(
-        &teacher.model,
-        &teacher.architecture,
-        &grafted,
-        recipe.seed,
-        &device.autodiff(),
-    )?;
-    let config = recipe.finetune.clone().expect("the quickstart has a stage 2");
-    let batches = Batches::new(training_images(&recipe.data, &sizes, recipe.seed)?, recipe.seed, false)?;
-    let mut trainer = Some(Trainer::new(model, sizes, config, recipe.seed, TrainState::default()));
+    let Start { recipe, teacher, grafted, batches, .. } = start()?;
+    let config = recipe.finetune.expect("the quickstart has a stage 2");
+    let sizes = teacher.architecture.dit;
+    let mut trainer = Some(Trainer::new(grafted, sizes, config, recipe.seed, TrainState::default()));
     let step = move || {
         let current = trainer.take().expect("a step that fails ends the measurement");
         let batch = batches.batch(current.state().step, EMBEDDED_BATCH)?;

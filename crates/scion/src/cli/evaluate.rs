@@ -49,7 +49,8 @@ pub fn evaluate(arguments: &EvaluateArguments, common: &Common) -> Result<()> {
             arguments.samples.display()
         )));
     }
-    let labels = labels_of_folder(&arguments.samples, set.len());
+    // Where images are left out, their numbers no longer tell their labels.
+    let labels = if arguments.skip_broken { None } else { labels_of_folder(&arguments.samples, set.len()) };
     let scores = Judge::new(&Device::flex(), seed)?
         .score(set.as_bytes().unwrap_or_default(), labels.as_deref().or(set.known_labels()))?;
     if arguments.json {

@@ -152,7 +152,8 @@ impl Drawing<'_> {
             progress.set(drawn, "");
         };
         let Self { model, sizes, sampling, seed, labels, .. } = self;
-        let pixels = if labels.len() > CHUNK {
+        let in_parts = labels.len() > CHUNK;
+        let pixels = if in_parts {
             claim(&parts, &self.settings)?;
             sample_in_parts(model, sizes, sampling, *seed, labels, &parts, on_images)?
         } else {
@@ -164,7 +165,7 @@ impl Drawing<'_> {
         } else {
             write_samples(out, &pixels, self.shape, Some(&self.labels))?;
         }
-        remove_parts(&parts)
+        if in_parts { remove_parts(&parts) } else { Ok(()) }
     }
 }
 
@@ -272,8 +273,8 @@ fn claim(folder: &Path, settings: &Value) -> Result<()> {
         Err(Error::Exists { path: folder.into(), detail })
     };
     if !path.exists() {
-        if folder.join("000000.png").exists() {
-            return exists(format!("holds images, but no {SETTINGS} that tells where they come from"));
+        if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
+            return exists(format!("is not empty, and has no {SETTINGS} that tells where they come from"));
         }
         fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
         return atomic::write(&path, format!("{settings:#}\n").as_bytes());

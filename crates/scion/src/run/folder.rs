@@ -38,7 +38,7 @@ impl StageClock {
 
 const LOG: &str = "metrics.jsonl";
 const STAGES: &str = "stages.json";
-const LOCK: &str = ".lock";
+const LOCK: &str = ".scion.lock";
 const TEACHER: &str = "teacher.sha256";
 
 /// Where a run keeps the embedded teacher.
@@ -51,21 +51,28 @@ impl RunFolder {
     /// When the folder holds a run of another recipe, another process works in it, or it cannot be written.
     pub fn open(root: &Path, recipe: &Recipe) -> Result<Self> {
         fs::create_dir_all(root).map_err(|e| Error::io("create the folder", root, e))?;
-        let lock = lock(root)?;
+        // Only a folder that was opened before may hold a recipe of ours; any other is the user's own file.
+        let ours = root.join(LOCK).exists();
         let (path, text) = (root.join("recipe.toml"), recipe.to_toml());
-        match fs::read_to_string(&path) {
-            Ok(found) if found == text => remove_leftovers(root)?,
-            // A run that failed before its first step left nothing to keep.
-            Ok(_) if !has_work(root)? => atomic::write(&path, text.as_bytes())?,
-            Ok(_) => {
-                return Err(Error::Exists {
-                    path: root.into(),
-                    detail: "holds a run of another recipe; choose another --out, or delete the folder to start over"
-                        .into(),
-                });
-            }
-            Err(e) if e.kind() == ErrorKind::NotFound => atomic::write(&path, text.as_bytes())?,
+        let found = match fs::read_to_string(&path) {
+            Ok(found) => Some(found),
+            Err(e) if e.kind() == ErrorKind::NotFound => None,
             Err(e) => return Err(Error::io("read", &path, e)),
+        };
+        // A run that failed before its first step left nothing to keep.
+        if found.as_ref().is_some_and(|found| *found != text) && (!ours || has_work(root)?) {
+            return Err(Error::Exists {
+                path: root.into(),
+                detail:
+                    "holds a run of another recipe; choose another --out, or delete the folder to start over"
+                        .into(),
+            });
+        }
+        let lock = lock(root)?;
+        if found.as_ref() == Some(&text) {
+            remove_leftovers(root)?;
+        } else {
+            atomic::write(&path, text.as_bytes())?;
         }
         let log = root.join(LOG);
         let file = OpenOptions::new()

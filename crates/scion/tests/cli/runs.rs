@@ -141,6 +141,18 @@ fn a_run_that_did_nothing_yet_takes_another_recipe() {
 }
 
 #[test]
+fn a_recipe_in_the_output_folder_is_the_users() {
+    let place = Place::new();
+    let before = fs::read(place.recipe()).unwrap();
+    for _ in 0..2 {
+        let mut program = scion("distill");
+        let message = refused(program.arg(place.recipe()).arg("--out").arg(place.root.path()), 1);
+        assert_names(&message, &["another recipe"]);
+        assert!(fs::read(place.recipe()).unwrap() == before);
+    }
+}
+
+#[test]
 fn a_run_of_another_teacher_is_refused() {
     let place = Place::new();
     let teacher = place.path("teacher.safetensors");

@@ -98,6 +98,15 @@ fn images_of_other_settings_are_never_mixed() {
     printed(sample(&out, "5").args(["--seed", "1"]));
     assert!(contents(&out).len() == 5 && contents(&out)[..3] == expected);
 
+    let file = folder.path().join("small.npz");
+    let foreign = folder.path().join("small.npz.parts");
+    fs::create_dir(&foreign).unwrap();
+    fs::write(foreign.join("notes"), "mine").unwrap();
+    printed(&mut sample(&file, "3"));
+    fs::remove_file(&file).unwrap();
+    assert_names(&refused(&mut sample(&file, "300"), 1), &["small.npz.parts", "is not empty"]);
+    assert_eq!(listing(&foreign), ["notes"]);
+
     fs::remove_file(out.join("sample.json")).unwrap();
     assert_names(&refused(sample(&out, "5").args(["--seed", "1"]), 1), &["out", "no sample.json"]);
 }
