@@ -29,7 +29,7 @@ macro_rules! multiversioned {
             match $crate::gemm::Isa::detect() {
                 // SAFETY: the instruction set was detected on this machine.
                 #[cfg(target_arch = "x86_64")]
-                $crate::gemm::Isa::Avx512Bf16 | $crate::gemm::Isa::Avx512 => unsafe { avx512($($argument),*) },
+                isa if isa >= $crate::gemm::Isa::Avx512 => unsafe { avx512($($argument),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 $crate::gemm::Isa::Avx2 => unsafe { avx2($($argument),*) },

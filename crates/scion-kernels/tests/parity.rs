@@ -165,7 +165,7 @@ fn gated_conv_matches_reference() {
 /// The tests of this file again, with the instruction sets that this machine would not choose.
 #[test]
 fn every_instruction_set_matches_reference() {
-    for set in ["portable", "avx2", "avx512"] {
+    for set in ["portable", "avx2", "avx512", "avx512bf16"] {
         let mut tests = std::process::Command::new(std::env::current_exe().unwrap());
         tests.args(["--skip", "every_instruction_set"]).env("SCION_ISA", set);
         let output = tests.output().unwrap();

@@ -6,7 +6,7 @@ use super::softmax::softmax_rows;
 use super::{Attention, window};
 use crate::array::{Array, unfilled};
 use crate::backend::Kernel;
-use crate::gemm::{MatRef, Panel, Precision};
+use crate::gemm::{MatRef, Panel, Precision, Side};
 use crate::shared::SharedMut;
 
 /// Queries handled together: large enough for the products, small enough for the cache.
@@ -88,15 +88,15 @@ struct Scratch {
 
 impl Scratch {
     fn new(precision: Precision) -> Self {
-        let panel = || Panel::new(precision);
+        let right = || Panel::new(Side::Right, precision);
         Self {
             p: Vec::new(),
             ds: Vec::new(),
-            keys: panel(),
-            keys_by_channel: panel(),
-            values: panel(),
-            left: panel(),
-            right: panel(),
+            keys: right(),
+            keys_by_channel: right(),
+            values: right(),
+            left: Panel::new(Side::Left, precision),
+            right: right(),
         }
     }
 

@@ -1,12 +1,13 @@
 //! The loops around the register tile: packing, cache blocks, threads.
 //!
-//! B is packed whole, in parallel. C is cut into blocks of rows × groups of 48 columns, one Rayon
+//! B is packed whole, in parallel. C is cut into blocks of rows × groups of a tile's columns, one Rayon
 //! task each. A task packs its rows of A (they stay in L2) and sweeps them past one group of B's columns
 //! after another, each in blocks of k (which stay in L1).
 
 use super::epilogue::Output;
-use super::kernel::{self, TILE_ROWS, TILE_STRIPS, Tile};
-use super::matrix::{MatRef, Precision};
+use super::format::{Format, Layout, with_format};
+use super::kernel::Tile;
+use super::matrix::{MatRef, Side};
 use super::pack::{LANES, Lanes, Row};
 use rayon::prelude::*;
 use std::cell::Cell;
@@ -20,8 +21,6 @@ const BLOCK_STEPS: usize = 256;
 const BLOCK_ROWS: usize = 128;
 /// Rows of packed A that a task holds at a time, where its rows of C need no fewer: half of L2.
 const PACKED_ROWS: usize = 1 << 13;
-/// Columns of C in a register tile.
-const TILE_COLS: usize = TILE_STRIPS * LANES;
 /// Strips of B packed by one task.
 const PACK_STRIPS: usize = 4;
 /// Products with fewer multiplications than this run on one thread.
@@ -29,12 +28,12 @@ const PARALLEL_FROM: usize = 1 << 20;
 /// Operands with fewer rows than this are packed by one thread.
 const PACK_PARALLEL_FROM: usize = 1 << 11;
 
-/// The product, B packed for this call. The machine has [`super::Isa::Avx512Bf16`].
-pub(super) fn multiply(precision: Precision, a: MatRef<'_>, b: MatRef<'_>, out: &Output<'_>) {
+/// The product, B packed for this call. The machine has the layout's instruction set.
+pub(super) fn multiply(layout: Layout, a: MatRef<'_>, b: MatRef<'_>, out: &Output<'_>) {
     let product = || {
         with_scratch(&SCRATCH_B, |rows| {
-            pack_b(precision, b, rows);
-            multiply_packed(precision, a, rows, out);
+            pack_b(layout, b, rows);
+            multiply_packed(layout, a, rows, out);
         });
     };
     if out.rows * out.cols * a.cols() < PARALLEL_FROM {
@@ -45,31 +44,25 @@ pub(super) fn multiply(precision: Precision, a: MatRef<'_>, b: MatRef<'_>, out: 
     }
 }
 
-/// The product with a right-hand side made by [`pack_b`] in the same precision.
-pub(super) fn multiply_packed(precision: Precision, a: MatRef<'_>, b: &[Row], out: &Output<'_>) {
-    match precision {
-        Precision::F32 => run::<false>(Lanes::of_a(a), b, out),
-        Precision::Bf16 => run::<true>(Lanes::of_a(a), b, out),
-    }
+/// The product with a right-hand side made by [`pack_b`] in the same layout.
+pub(super) fn multiply_packed(layout: Layout, a: MatRef<'_>, b: &[Row], out: &Output<'_>) {
+    with_format!(layout, F => run::<F>(Lanes::new(Side::Left, a), b, out));
 }
 
 /// Packs a right-hand side, every strip over all of k.
-pub(super) fn pack_b(precision: Precision, b: MatRef<'_>, to: &mut Vec<Row>) {
-    match precision {
-        Precision::F32 => pack_all::<false>(Lanes::of_b(b), to),
-        Precision::Bf16 => pack_all::<true>(Lanes::of_b(b), to),
-    }
+pub(super) fn pack_b(layout: Layout, b: MatRef<'_>, to: &mut Vec<Row>) {
+    with_format!(layout, F => pack_all::<F>(Lanes::new(Side::Right, b.t()), to));
 }
 
-fn pack_all<const BF16: bool>(b: Lanes<'_>, to: &mut Vec<Row>) {
-    let steps = b.steps::<BF16>();
+fn pack_all<F: Format>(b: Lanes<'_>, to: &mut Vec<Row>) {
+    let steps = b.steps::<F>();
     to.resize(b.strips() * steps, Row::ZERO);
     if steps == 0 {
         return;
     }
     let pack = |(group, to): (usize, &mut [Row])| {
         // SAFETY: this module runs only where the instruction set was detected.
-        unsafe { b.pack::<BF16>(group * PACK_STRIPS, 0..steps, to) }
+        unsafe { b.pack::<F>(group * PACK_STRIPS, 0..steps, to) }
     };
     if to.len() < PACK_PARALLEL_FROM {
         to.chunks_mut(PACK_STRIPS * steps).enumerate().for_each(pack);
@@ -88,13 +81,13 @@ struct Grid {
 
 impl Grid {
     /// Halves the blocks, squarish, until there are a few for every thread.
-    fn new(m: usize, n: usize, threads: usize) -> Self {
+    fn new(m: usize, n: usize, tile_cols: usize, threads: usize) -> Self {
         let wanted = if threads == 1 { 1 } else { 4 * threads };
         let mut rows = BLOCK_ROWS.min(m.next_multiple_of(LANES));
-        let mut cols = n.next_multiple_of(TILE_COLS);
+        let mut cols = n.next_multiple_of(tile_cols);
         while m.div_ceil(rows) * n.div_ceil(cols) < wanted {
-            if cols > TILE_COLS && (cols >= rows || rows == LANES) {
-                cols = (cols / 2).next_multiple_of(TILE_COLS);
+            if cols > tile_cols && (cols >= rows || rows == LANES) {
+                cols = (cols / 2).next_multiple_of(tile_cols);
             } else if rows > LANES {
                 rows = (rows / 2).next_multiple_of(LANES);
             } else {
@@ -110,20 +103,20 @@ impl Grid {
     }
 }
 
-fn run<const BF16: bool>(a: Lanes<'_>, b: &[Row], out: &Output<'_>) {
-    let (m, n, steps) = (out.rows, out.cols, a.steps::<BF16>());
+fn run<F: Format>(a: Lanes<'_>, b: &[Row], out: &Output<'_>) {
+    let (m, n, steps) = (out.rows, out.cols, a.steps::<F>());
     if m == 0 || n == 0 {
         return;
     }
-    assert_eq!(b.len(), n.div_ceil(LANES) * steps, "a right-hand side packed in another precision");
+    assert_eq!(b.len(), n.div_ceil(LANES) * steps, "a right-hand side packed in another layout");
     let threads = if m * n * steps < PARALLEL_FROM { 1 } else { rayon::current_num_threads() };
-    let grid = Grid::new(m, n, threads);
+    let grid = Grid::new(m, n, F::TILE_COLS, threads);
     let task = |i: usize| {
         let (row, col) = (i / grid.col_blocks * grid.rows, i % grid.col_blocks * grid.cols);
         let block = Block { row, rows: grid.rows.min(m - row), col, cols: grid.cols.min(n - col), steps };
         // SAFETY: blocks do not overlap, and this module runs only where the instruction set was
         // detected.
-        unsafe { block.run::<BF16>(a, b, out) }
+        unsafe { block.run::<F>(a, b, out) }
     };
     let tasks = grid.row_blocks * grid.col_blocks;
     match threads {
@@ -132,7 +125,7 @@ fn run<const BF16: bool>(a: Lanes<'_>, b: &[Row], out: &Output<'_>) {
     }
 }
 
-/// One task's part of C; `row` and `col` are multiples of 16 and 48.
+/// One task's part of C; `row` is a multiple of 16, `col` of a tile's columns.
 struct Block {
     row: usize,
     rows: usize,
@@ -144,11 +137,10 @@ struct Block {
 
 impl Block {
     /// # Safety
-    /// The block is inside `out`, nobody else writes there, and the machine has
-    /// [`super::Isa::Avx512Bf16`].
-    unsafe fn run<const BF16: bool>(&self, a: Lanes<'_>, b: &[Row], out: &Output<'_>) {
+    /// The block is inside `out`, nobody else writes there, and the machine has the format's instruction set.
+    unsafe fn run<F: Format>(&self, a: Lanes<'_>, b: &[Row], out: &Output<'_>) {
         let k_blocks = self.steps.div_ceil(BLOCK_STEPS).max(1);
-        let per_block = self.steps.div_ceil(k_blocks);
+        let per_block = self.steps.div_ceil(k_blocks).next_multiple_of(F::STEP_GROUP);
         let strips = self.rows.div_ceil(LANES);
         let packable = (PACKED_ROWS / (strips * per_block).max(1)).max(1);
         with_scratch(&SCRATCH_A, |packed| {
@@ -158,8 +150,10 @@ impl Block {
                 packed.resize(strips * steps.len(), Row::ZERO);
                 // SAFETY: as the caller promises.
                 unsafe {
-                    a.pack::<BF16>(self.row / LANES, steps.clone(), packed);
-                    self.sweep::<BF16>(packed, b, steps, per_block, out);
+                    a.pack::<F>(self.row / LANES, steps.clone(), packed);
+                    F::begin();
+                    self.sweep::<F>(packed, b, steps, per_block, out);
+                    F::end();
                 }
             }
         });
@@ -169,9 +163,10 @@ impl Block {
     /// of C stays in L1 from one block of k to the next. The end of k also finishes C.
     ///
     /// # Safety
-    /// As [`Block::run`]; `a` holds the block's rows for `range`, which begins with a block of k.
+    /// As [`Block::run`], between the format's beginning and end; `a` holds the block's rows for `range`, which begins
+    /// with a block of k.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    unsafe fn sweep<const BF16: bool>(
+    unsafe fn sweep<F: Format>(
         &self,
         a: &[Row],
         b: &[Row],
@@ -179,22 +174,27 @@ impl Block {
         per_block: usize,
         out: &Output<'_>,
     ) {
-        for col in (self.col..self.col + self.cols).step_by(TILE_COLS) {
-            let cols = TILE_COLS.min(self.col + self.cols - col);
-            let strips = &b[col / LANES * self.steps..(col + cols).div_ceil(LANES) * self.steps];
+        for col in (self.col..self.col + self.cols).step_by(F::TILE_COLS) {
+            let cols = F::TILE_COLS.min(self.col + self.cols - col);
+            let right = &b[col / LANES * self.steps..(col + cols).div_ceil(LANES) * self.steps];
             let mut first = range.start;
             loop {
                 let steps = per_block.min(range.end - first);
                 let last = first + steps == self.steps;
-                for row in (0..self.rows).step_by(TILE_ROWS) {
-                    let rows = TILE_ROWS.min(self.rows - row);
-                    let strip = &a[row / LANES * range.len()..][first - range.start..][..steps];
-                    // SAFETY: the strips were sliced to what the tile reads; the tile is inside the
-                    // block, which belongs to this task.
+                for row in (0..self.rows).step_by(F::TILE_ROWS) {
+                    let rows = F::TILE_ROWS.min(self.rows - row);
+                    let left = &a[row / LANES * range.len()..(row + rows).div_ceil(LANES) * range.len()];
+                    // SAFETY: both were sliced to the strips that the tile reads, which hold the steps; the tile is
+                    // inside the block, which belongs to this task.
                     unsafe {
-                        kernel::compute::<BF16>(Tile {
-                            a: strip.as_ptr().cast::<u32>().wrapping_add(row % LANES),
-                            b: strips.as_ptr().wrapping_add(first),
+                        F::compute(Tile {
+                            a: left
+                                .as_ptr()
+                                .wrapping_add(first - range.start)
+                                .cast::<u32>()
+                                .wrapping_add(row % LANES),
+                            a_stride: range.len(),
+                            b: right.as_ptr().wrapping_add(first),
                             b_stride: self.steps,
                             steps,
                             c: out.at(self.row + row, col),

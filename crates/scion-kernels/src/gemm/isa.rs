@@ -13,11 +13,13 @@ pub enum Isa {
     Avx512,
     /// AVX-512 with bf16 dot products (Zen 4, Cooper Lake, Sapphire Rapids and later).
     Avx512Bf16,
+    /// The same with matrix registers, AMX (Sapphire Rapids and later, where the system permits their use).
+    Amx,
 }
 
 impl Isa {
     /// The best set this machine has, capped by the environment variable `SCION_ISA`
-    /// (`portable`, `avx2`, `avx512` or `avx512bf16`; anything else is ignored).
+    /// (`portable`, `avx2`, `avx512`, `avx512bf16` or `amx`; anything else is ignored).
     pub fn detect() -> Self {
         static DETECTED: OnceLock<Isa> = OnceLock::new();
         *DETECTED.get_or_init(|| {
@@ -25,7 +27,8 @@ impl Isa {
                 Ok("portable") => Isa::Portable,
                 Ok("avx2") => Isa::Avx2,
                 Ok("avx512") => Isa::Avx512,
-                _ => Isa::Avx512Bf16,
+                Ok("avx512bf16") => Isa::Avx512Bf16,
+                _ => Isa::Amx,
             };
             cap.min(Self::of_machine())
         })
@@ -38,7 +41,10 @@ impl Isa {
             && is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vl");
-        if avx512 && is_x86_feature_detected!("avx512bf16") {
+        let bf16 = avx512 && is_x86_feature_detected!("avx512bf16");
+        if bf16 && super::amx::request() {
+            Isa::Amx
+        } else if bf16 {
             Isa::Avx512Bf16
         } else if avx512 {
             Isa::Avx512

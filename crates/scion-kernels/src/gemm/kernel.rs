@@ -4,15 +4,17 @@ use super::pack::{LANES, Row};
 use std::arch::x86_64::*;
 
 /// Rows of C in a tile: half a strip of A.
-pub(super) const TILE_ROWS: usize = 8;
+pub(super) const ROWS: usize = 8;
 /// Strips of B in a full tile.
-pub(super) const TILE_STRIPS: usize = 3;
+pub(super) const STRIPS: usize = 3;
 
 /// Where a tile's operands and result are.
 #[derive(Clone, Copy)]
 pub(super) struct Tile<'a> {
     /// First step of a strip of A, displaced to the tile's first lane.
     pub(super) a: *const u32,
+    /// Rows from one strip of A to the next, where a tile has several.
+    pub(super) a_stride: usize,
     /// First step of the first strip of B.
     pub(super) b: *const Row,
     /// Rows from one strip of B to the next.
@@ -28,7 +30,7 @@ pub(super) struct Tile<'a> {
     pub(super) bias: Option<&'a [f32]>,
 }
 
-/// Computes a tile of at most [`TILE_ROWS`] rows and [`TILE_STRIPS`] · 16 columns, neither zero.
+/// Computes a tile of at most [`ROWS`] rows and [`STRIPS`] · 16 columns, neither zero.
 ///
 /// # Safety
 /// `a` and every strip of `b` the columns need hold `steps` steps; `c` is valid for the rows and
@@ -46,11 +48,11 @@ pub(super) unsafe fn compute<const BF16: bool>(tile: Tile<'_>) {
 }
 
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn compute_strips<const BF16: bool, const STRIPS: usize>(tile: Tile<'_>) {
-    let mut sums = [[_mm512_setzero_ps(); STRIPS]; TILE_ROWS];
+unsafe fn compute_strips<const BF16: bool, const N: usize>(tile: Tile<'_>) {
+    let mut sums = [[_mm512_setzero_ps(); N]; ROWS];
     let (mut a, mut b) = (tile.a, tile.b);
     for _ in 0..tile.steps {
-        let mut columns = [_mm512_setzero_si512(); STRIPS];
+        let mut columns = [_mm512_setzero_si512(); N];
         for (strip, column) in columns.iter_mut().enumerate() {
             // SAFETY: the caller promises `steps` rows in each strip.
             *column = unsafe { _mm512_load_si512(b.add(strip * tile.b_stride).cast()) };
@@ -65,11 +67,11 @@ unsafe fn compute_strips<const BF16: bool, const STRIPS: usize>(tile: Tile<'_>) 
         a = a.wrapping_add(LANES);
         b = b.wrapping_add(1);
     }
-    let last = u16::MAX >> (STRIPS * LANES - tile.cols);
-    let mask = |strip| if strip + 1 == STRIPS { last } else { u16::MAX };
+    let last = u16::MAX >> (N * LANES - tile.cols);
+    let mask = |strip| if strip + 1 == N { last } else { u16::MAX };
     if let Some(bias) = tile.bias {
         assert!(bias.len() >= tile.cols);
-        for strip in 0..STRIPS {
+        for strip in 0..N {
             // SAFETY: the bias was checked to have the tile's columns; others are masked off.
             let bias = unsafe { _mm512_maskz_loadu_ps(mask(strip), bias.as_ptr().add(strip * LANES)) };
             sums.iter_mut().for_each(|sums| sums[strip] = _mm512_add_ps(sums[strip], bias));

@@ -4,7 +4,7 @@ use super::epilogue::Output;
 use super::isa::Isa;
 use super::plain;
 #[cfg(target_arch = "x86_64")]
-use super::{blocked, pack};
+use super::{blocked, format::Layout, pack};
 
 /// What the operands of a product are rounded to. Sums are always f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +13,15 @@ pub enum Precision {
     F32,
     /// Operands rounded to bf16, to nearest, ties to even.
     Bf16,
+}
+
+/// Which operand of a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// The first; its rows are the product's.
+    Left,
+    /// The second; its columns are the product's.
+    Right,
 }
 
 /// A borrowed row-major f32 matrix, possibly read as its transpose.
@@ -76,7 +85,7 @@ pub struct PackedB {
 
 enum Storage {
     #[cfg(target_arch = "x86_64")]
-    Strips(Vec<pack::Row>),
+    Strips(Layout, Vec<pack::Row>),
     /// Row-major, rounded if the precision says so.
     Plain(Vec<f32>),
 }
@@ -90,14 +99,11 @@ impl PackedB {
 
     pub(super) fn pack_on(isa: Isa, precision: Precision, b: MatRef<'_>) -> Self {
         #[cfg(target_arch = "x86_64")]
-        if isa == Isa::Avx512Bf16 {
-            let storage = Storage::Strips(Vec::new());
-            let mut packed = Self { rows: 0, cols: 0, precision, storage };
-            packed.repack(b);
-            return packed;
-        }
-        let _ = isa;
-        let mut packed = Self { rows: 0, cols: 0, precision, storage: Storage::Plain(Vec::new()) };
+        let strips = Layout::new(isa, precision).map(|layout| Storage::Strips(layout, Vec::new()));
+        #[cfg(not(target_arch = "x86_64"))]
+        let (strips, _) = (None, isa);
+        let storage = strips.unwrap_or(Storage::Plain(Vec::new()));
+        let mut packed = Self { rows: 0, cols: 0, precision, storage };
         packed.repack(b);
         packed
     }
@@ -107,7 +113,7 @@ impl PackedB {
         (self.rows, self.cols) = (b.rows(), b.cols());
         match &mut self.storage {
             #[cfg(target_arch = "x86_64")]
-            Storage::Strips(rows) => blocked::pack_b(self.precision, b, rows),
+            Storage::Strips(layout, rows) => blocked::pack_b(*layout, b, rows),
             Storage::Plain(values) => plain::copy(self.precision, b, values),
         }
     }
@@ -130,7 +136,7 @@ impl PackedB {
     pub(super) fn multiply(&self, a: MatRef<'_>, out: &Output<'_>) {
         match &self.storage {
             #[cfg(target_arch = "x86_64")]
-            Storage::Strips(rows) => blocked::multiply_packed(self.precision, a, rows, out),
+            Storage::Strips(layout, rows) => blocked::multiply_packed(*layout, a, rows, out),
             Storage::Plain(values) => plain::multiply_copied(self.precision, a, values, out),
         }
     }

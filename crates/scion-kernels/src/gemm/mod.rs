@@ -2,7 +2,7 @@
 //!
 //! `C[m,n] = op(A)[m,k] · op(B)[k,n]`, optionally added to C, with bias and GELU applied while a
 //! tile of C is still in cache. Where the machine has AVX-512 with bf16 dot products, both
-//! precisions run on this module's own kernels (`pack`, `kernel`, `blocked`); elsewhere on
+//! precisions run on this module's own kernels (`format`, `pack`, `kernel`, `amx`, `blocked`); elsewhere on
 //! the `gemm` crate, with bf16 operands rounded first so that the numbers are of the same class.
 //!
 //! Results do not depend on the number of threads: every element of C is summed in an order fixed
@@ -16,7 +16,11 @@ mod plain;
 pub mod vmath;
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod blocked;
+#[cfg(target_arch = "x86_64")]
+mod format;
 #[cfg(target_arch = "x86_64")]
 mod kernel;
 #[cfg(target_arch = "x86_64")]
@@ -26,6 +30,7 @@ mod tests;
 
 pub use epilogue::{Activation, Epilogue};
 pub use isa::Isa;
+pub(crate) use matrix::Side;
 pub use matrix::{MatRef, PackedB, Precision};
 pub(crate) use panel::Panel;
 
@@ -71,8 +76,8 @@ pub fn matmul_packed(
 
 fn matmul_on(isa: Isa, precision: Precision, a: MatRef<'_>, b: MatRef<'_>, out: &Output<'_>) {
     #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Avx512Bf16 {
-        return blocked::multiply(precision, a, b, out);
+    if let Some(layout) = format::Layout::new(isa, precision) {
+        return blocked::multiply(layout, a, b, out);
     }
     let _ = isa;
     plain::multiply(precision, a, b, out);

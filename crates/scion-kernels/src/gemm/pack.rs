@@ -1,11 +1,11 @@
 //! The layout both operands of the AVX-512 kernels are copied to.
 //!
 //! A *strip* holds 16 lanes (rows of A, columns of B) of an operand for a range of k. A strip is a
-//! run of [`Row`]s, one per *step*: 16 f32 of one k, or 16 pairs of bf16 of two neighbouring k, the
-//! pair of a lane adjacent as the dot-product instruction wants it. Missing lanes and the missing
-//! half of a last pair are zeros.
+//! run of [`Row`]s, one per *step*: 16 f32 of one k, or 16 pairs of bf16 of two neighbouring k, as the
+//! [`Format`] says. Missing lanes and missing values of k are zeros.
 
-use super::matrix::MatRef;
+use super::format::Format;
+use super::matrix::{MatRef, Side};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -21,11 +21,6 @@ impl Row {
     pub(super) const ZERO: Self = Row([0; LANES]);
 }
 
-/// Values of k in one step.
-pub(super) const fn k_per_step<const BF16: bool>() -> usize {
-    if BF16 { 2 } else { 1 }
-}
-
 /// An operand seen as lanes × k.
 #[derive(Clone, Copy)]
 pub(super) struct Lanes<'a> {
@@ -35,69 +30,70 @@ pub(super) struct Lanes<'a> {
     k: usize,
     /// Whether neighbours in k are adjacent in memory, rather than neighbouring lanes.
     k_adjacent: bool,
+    side: Side,
 }
 
 impl<'a> Lanes<'a> {
-    /// A left-hand side: its rows are the lanes.
-    pub(super) fn of_a(a: MatRef<'a>) -> Self {
-        let (data, stride) = (a.data, a.row_stride);
-        Self { data, stride, lanes: a.rows(), k: a.cols(), k_adjacent: !a.transposed }
-    }
-
-    /// A right-hand side: its columns are the lanes.
-    pub(super) fn of_b(b: MatRef<'a>) -> Self {
-        Self::of_a(b.t())
+    /// A left-hand side, whose rows are the lanes, or the transpose of a right-hand side.
+    pub(super) fn new(side: Side, lanes: MatRef<'a>) -> Self {
+        let (data, stride) = (lanes.data, lanes.row_stride);
+        Self { data, stride, lanes: lanes.rows(), k: lanes.cols(), k_adjacent: !lanes.transposed, side }
     }
 
     pub(super) fn strips(&self) -> usize {
         self.lanes.div_ceil(LANES)
     }
 
-    pub(super) fn steps<const BF16: bool>(&self) -> usize {
-        self.k.div_ceil(k_per_step::<BF16>())
+    pub(super) fn steps<F: Format>(&self) -> usize {
+        self.k.div_ceil(F::K_PER_STEP).next_multiple_of(F::STEP_GROUP)
+    }
+
+    /// Whether groups of 16 steps are stored lane by lane.
+    fn by_lane<F: Format>(&self) -> bool {
+        F::LEFT_BY_LANE && self.side == Side::Left
     }
 
     /// Packs `steps` of the strips that `to` has room for, beginning with `first`; a strip's rows
     /// are contiguous in `to`.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    pub(super) fn pack<const BF16: bool>(&self, first: usize, steps: Range<usize>, to: &mut [Row]) {
+    pub(super) fn pack<F: Format>(&self, first: usize, steps: Range<usize>, to: &mut [Row]) {
         if steps.is_empty() {
             return;
         }
         if self.k_adjacent {
             for (i, strip) in to.chunks_exact_mut(steps.len()).enumerate() {
-                self.pack_transposing::<BF16>(first + i, steps.clone(), strip);
+                self.pack_transposing::<F>(first + i, steps.clone(), strip);
             }
         } else {
-            self.pack_in_order::<BF16>(first, steps, to);
+            self.pack_in_order::<F>(first, steps, to);
         }
     }
 
     /// k adjacent in memory: loads 16 lanes × 16 steps and transposes them.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    fn pack_transposing<const BF16: bool>(&self, strip: usize, steps: Range<usize>, to: &mut [Row]) {
+    fn pack_transposing<F: Format>(&self, strip: usize, steps: Range<usize>, to: &mut [Row]) {
         let first = strip * LANES;
         let lanes = (self.lanes - first).min(LANES);
         let (blocks, rest) = to.as_chunks_mut::<16>();
-        let mut k = steps.start * k_per_step::<BF16>();
+        let mut k = steps.start * F::K_PER_STEP;
         for block in blocks {
-            let width = 16 * k_per_step::<BF16>();
+            let width = 16 * F::K_PER_STEP;
             if lanes == LANES && k + width <= self.k {
                 let mut tile = [_mm512_setzero_si512(); 16];
                 for (lane, vector) in tile.iter_mut().enumerate() {
                     let from = &self.data[(first + lane) * self.stride + k..][..width];
                     let low = load(from, 16);
-                    *vector = if BF16 { bf16_pair(low, load(&from[16..], 16)) } else { words(low) };
+                    *vector = if F::BF16 { bf16_pair(low, load(&from[16..], 16)) } else { words(low) };
                 }
-                transpose(tile, block);
+                self.place::<F>(tile, block);
             } else {
-                self.transposed_edge::<BF16>(first, lanes, k, block);
+                self.transposed_edge::<F>(first, lanes, k, block);
             }
             k += width;
         }
         if !rest.is_empty() {
             let mut block = [Row::ZERO; 16];
-            self.transposed_edge::<BF16>(first, lanes, k, &mut block);
+            self.transposed_edge::<F>(first, lanes, k, &mut block);
             rest.copy_from_slice(&block[..rest.len()]);
         }
     }
@@ -105,12 +101,12 @@ impl<'a> Lanes<'a> {
     /// A block of 16 steps from `k` on that lacks lanes or goes beyond the end of k.
     #[inline(never)]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    fn transposed_edge<const BF16: bool>(&self, first: usize, lanes: usize, k: usize, to: &mut [Row; 16]) {
+    fn transposed_edge<F: Format>(&self, first: usize, lanes: usize, k: usize, to: &mut [Row; 16]) {
         let mut tile = [_mm512_setzero_si512(); 16];
         for (lane, vector) in tile[..lanes].iter_mut().enumerate() {
             let start = (first + lane) * self.stride;
-            let from = &self.data[start + k..start + self.k];
-            *vector = if BF16 {
+            let from = &self.data[start + k.min(self.k)..start + self.k];
+            *vector = if F::BF16 {
                 bf16_pair(
                     load(from, from.len()),
                     load(&from[from.len().min(16)..], from.len().saturating_sub(16)),
@@ -119,20 +115,35 @@ impl<'a> Lanes<'a> {
                 words(load(from, from.len()))
             };
         }
-        transpose(tile, to);
+        self.place::<F>(tile, to);
+    }
+
+    /// Stores 16 steps, given lane by lane.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn place<F: Format>(&self, tile: [__m512i; 16], to: &mut [Row; 16]) {
+        if self.by_lane::<F>() {
+            to.iter_mut().zip(tile).for_each(|(to, lane)| store(to, lane));
+        } else {
+            transpose(tile, to);
+        }
     }
 
     /// Lanes adjacent in memory: each step reads one or two runs that cross all strips.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    fn pack_in_order<const BF16: bool>(&self, first: usize, steps: Range<usize>, to: &mut [Row]) {
+    fn pack_in_order<F: Format>(&self, first: usize, steps: Range<usize>, to: &mut [Row]) {
         let strips = to.len() / steps.len();
         let lane0 = first * LANES;
         let lanes = (strips * LANES).min(self.lanes - lane0);
         let interleave = interleaving();
         for (row, step) in steps.clone().enumerate() {
-            let k = step * k_per_step::<BF16>();
+            let k = step * F::K_PER_STEP;
+            if k >= self.k {
+                to[row..].iter_mut().step_by(steps.len()).for_each(|to| *to = Row::ZERO);
+                continue;
+            }
             let even = &self.data[k * self.stride + lane0..][..lanes];
-            let odd = if BF16 && k + 1 < self.k {
+            let odd = if F::BF16 && k + 1 < self.k {
                 &self.data[(k + 1) * self.stride + lane0..][..lanes]
             } else {
                 even
@@ -144,14 +155,20 @@ impl<'a> Lanes<'a> {
             for (strip, (even, odd)) in even.iter().zip(odd).enumerate() {
                 prefetch(even, ahead);
                 prefetch(odd, ahead);
-                let vector = in_order::<BF16>(load(even, LANES), load(odd, LANES), paired, interleave);
+                let vector = in_order::<F>(load(even, LANES), load(odd, LANES), paired, interleave);
                 store(&mut to[strip * steps.len() + row], vector);
             }
             if !even_rest.is_empty() {
                 let (even_rest, odd_rest) =
                     (load(even_rest, even_rest.len()), load(odd_rest, odd_rest.len()));
-                let vector = in_order::<BF16>(even_rest, odd_rest, paired, interleave);
+                let vector = in_order::<F>(even_rest, odd_rest, paired, interleave);
                 store(&mut to[even.len() * steps.len() + row], vector);
+            }
+        }
+        if self.by_lane::<F>() {
+            for block in to.as_chunks_mut::<16>().0 {
+                let rows = block.map(|row| load_row(&row));
+                transpose(rows, block);
             }
         }
     }
@@ -160,8 +177,8 @@ impl<'a> Lanes<'a> {
 /// A step of a strip from one or two rows of lanes; `paired` masks the second.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn in_order<const BF16: bool>(even: __m512, odd: __m512, paired: u16, interleave: __m512i) -> __m512i {
-    if BF16 {
+fn in_order<F: Format>(even: __m512, odd: __m512, paired: u16, interleave: __m512i) -> __m512i {
+    if F::BF16 {
         _mm512_permutexvar_epi16(interleave, bf16_pair(even, _mm512_maskz_mov_ps(paired, odd)))
     } else {
         words(even)
@@ -192,6 +209,12 @@ fn load(from: &[f32], count: usize) -> __m512 {
 #[target_feature(enable = "avx512f")]
 fn words(vector: __m512) -> __m512i {
     _mm512_castps_si512(vector)
+}
+
+#[target_feature(enable = "avx512f")]
+fn load_row(from: &Row) -> __m512i {
+    // SAFETY: a `Row` is 64 aligned bytes.
+    unsafe { _mm512_load_si512(std::ptr::from_ref(from).cast()) }
 }
 
 #[target_feature(enable = "avx512f")]

@@ -1,18 +1,21 @@
 //! Small products on the calling thread, for use inside parallel tasks.
 
 use super::Isa;
-use super::matrix::{MatRef, Precision};
+use super::matrix::{MatRef, Precision, Side};
 use super::plain::round_to_bf16;
 use crate::shared::SharedMut;
 
 #[cfg(target_arch = "x86_64")]
-use super::kernel::{self, TILE_ROWS, TILE_STRIPS, Tile};
+use super::format::{Format, Layout, with_format};
+#[cfg(target_arch = "x86_64")]
+use super::kernel::Tile;
 #[cfg(target_arch = "x86_64")]
 use super::pack::{LANES, Lanes, Row};
 
 /// One operand of small products, converted and laid out once for all of them. The memory is kept from one
 /// [`Panel::pack`] to the next.
 pub(crate) struct Panel {
+    side: Side,
     precision: Precision,
     lanes: usize,
     k: usize,
@@ -21,24 +24,23 @@ pub(crate) struct Panel {
 
 enum Storage {
     #[cfg(target_arch = "x86_64")]
-    Strips(Vec<Row>),
+    Strips(Layout, Vec<Row>),
     /// Row-major [lanes, k], rounded if the precision says so.
     Plain(Vec<f32>),
 }
 
 impl Panel {
     /// An empty panel for products in the given precision.
-    pub(crate) fn new(precision: Precision) -> Self {
-        Self::new_on(Isa::detect(), precision)
+    pub(crate) fn new(side: Side, precision: Precision) -> Self {
+        Self::new_on(Isa::detect(), side, precision)
     }
 
-    pub(super) fn new_on(isa: Isa, precision: Precision) -> Self {
+    pub(super) fn new_on(isa: Isa, side: Side, precision: Precision) -> Self {
         #[cfg(target_arch = "x86_64")]
-        if isa == Isa::Avx512Bf16 {
-            return Self { precision, lanes: 0, k: 0, storage: Storage::Strips(Vec::new()) };
-        }
-        let _ = isa;
-        Self { precision, lanes: 0, k: 0, storage: Storage::Plain(Vec::new()) }
+        let strips = Layout::new(isa, precision).map(|layout| Storage::Strips(layout, Vec::new()));
+        #[cfg(not(target_arch = "x86_64"))]
+        let (strips, _) = (None, isa);
+        Self { side, precision, lanes: 0, k: 0, storage: strips.unwrap_or(Storage::Plain(Vec::new())) }
     }
 
     /// Takes over a matrix whose rows are the lanes, its columns what is summed over: a left-hand side as it is, a
@@ -47,14 +49,10 @@ impl Panel {
         (self.lanes, self.k) = (lanes.rows(), lanes.cols());
         match &mut self.storage {
             #[cfg(target_arch = "x86_64")]
-            Storage::Strips(rows) => {
+            Storage::Strips(layout, rows) => {
+                let lanes = Lanes::new(self.side, lanes);
                 // SAFETY: this storage exists only where the instruction set was detected.
-                unsafe {
-                    match self.precision {
-                        Precision::F32 => pack_strips::<false>(Lanes::of_a(lanes), rows),
-                        Precision::Bf16 => pack_strips::<true>(Lanes::of_a(lanes), rows),
-                    }
-                }
+                with_format!(*layout, F => unsafe { pack_strips::<F>(lanes, rows) });
             }
             Storage::Plain(values) => {
                 let (down, right) = lanes.strides();
@@ -77,7 +75,7 @@ impl Panel {
     /// No other thread touches the elements of `c` meanwhile.
     ///
     /// # Panics
-    /// If the panels differ in k or precision, or `c` does not fit its array.
+    /// If the panels differ in k or precision or have the wrong sides, or `c` does not fit its array.
     pub(crate) unsafe fn times(
         &self,
         right: &Self,
@@ -88,22 +86,22 @@ impl Panel {
     ) {
         let (m, n) = (self.lanes, right.lanes);
         assert!(self.k == right.k && self.precision == right.precision, "panels of different products");
+        assert!(self.side == Side::Left && right.side == Side::Right, "panels on the wrong side");
         if m == 0 || n == 0 {
             return;
         }
         let c = c.at(offset, (m - 1) * stride + n);
         match (&self.storage, &right.storage) {
             #[cfg(target_arch = "x86_64")]
-            (Storage::Strips(a), Storage::Strips(b)) => {
+            (Storage::Strips(layout, a), Storage::Strips(_, b)) => {
                 let product = Product { m, n, c, stride, accumulate };
                 // SAFETY: `c` holds the product and belongs to the caller; strips exist only where the instruction
                 // set was detected.
-                unsafe {
-                    match self.precision {
-                        Precision::F32 => product.run::<false>(a, b),
-                        Precision::Bf16 => product.run::<true>(a, b),
-                    }
-                }
+                with_format!(*layout, F => unsafe {
+                    F::begin();
+                    product.run::<F>(a, b);
+                    F::end();
+                });
             }
             (Storage::Plain(a), Storage::Plain(b)) => {
                 let k = self.k;
@@ -142,10 +140,10 @@ impl Panel {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn pack_strips<const BF16: bool>(lanes: Lanes<'_>, to: &mut Vec<Row>) {
-    let steps = lanes.steps::<BF16>();
+fn pack_strips<F: Format>(lanes: Lanes<'_>, to: &mut Vec<Row>) {
+    let steps = lanes.steps::<F>();
     to.resize(lanes.strips() * steps, Row::ZERO);
-    lanes.pack::<BF16>(0, 0..steps, to);
+    lanes.pack::<F>(0, 0..steps, to);
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -160,25 +158,27 @@ struct Product {
 #[cfg(target_arch = "x86_64")]
 impl Product {
     /// # Safety
-    /// `c` holds the product and nobody else uses it.
+    /// Between the format's beginning and end; `c` holds the product and nobody else uses it.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    unsafe fn run<const BF16: bool>(&self, a: &[Row], b: &[Row]) {
+    unsafe fn run<F: Format>(&self, a: &[Row], b: &[Row]) {
         let steps = a.len() / self.m.div_ceil(LANES);
-        for col in (0..self.n).step_by(TILE_STRIPS * LANES) {
-            let cols = (TILE_STRIPS * LANES).min(self.n - col);
-            let strips = &b[col / LANES * steps..(col + cols).div_ceil(LANES) * steps];
-            for row in (0..self.m).step_by(TILE_ROWS) {
-                let strip = &a[row / LANES * steps..][..steps];
-                // SAFETY: the strips were sliced to what the tile reads; the tile is inside the caller's product.
+        for col in (0..self.n).step_by(F::TILE_COLS) {
+            let cols = F::TILE_COLS.min(self.n - col);
+            let right = &b[col / LANES * steps..(col + cols).div_ceil(LANES) * steps];
+            for row in (0..self.m).step_by(F::TILE_ROWS) {
+                let rows = F::TILE_ROWS.min(self.m - row);
+                let left = &a[row / LANES * steps..(row + rows).div_ceil(LANES) * steps];
+                // SAFETY: both were sliced to the strips that the tile reads; the tile is inside the caller's product.
                 unsafe {
-                    kernel::compute::<BF16>(Tile {
-                        a: strip.as_ptr().cast::<u32>().wrapping_add(row % LANES),
-                        b: strips.as_ptr(),
+                    F::compute(Tile {
+                        a: left.as_ptr().cast::<u32>().wrapping_add(row % LANES),
+                        a_stride: steps,
+                        b: right.as_ptr(),
                         b_stride: steps,
                         steps,
                         c: self.c.add(row * self.stride + col),
                         c_stride: self.stride,
-                        rows: TILE_ROWS.min(self.m - row),
+                        rows,
                         cols,
                         accumulate: self.accumulate,
                         bias: None,

@@ -3,11 +3,12 @@
 use super::epilogue::Output;
 use super::*;
 
-const KERNELS: [(Isa, Precision); 4] = [
+const KERNELS: [(Isa, Precision); 5] = [
     (Isa::Portable, Precision::F32),
     (Isa::Portable, Precision::Bf16),
     (Isa::Avx512Bf16, Precision::F32),
     (Isa::Avx512Bf16, Precision::Bf16),
+    (Isa::Amx, Precision::Bf16),
 ];
 
 fn kernels() -> impl Iterator<Item = (Isa, Precision)> {
@@ -258,7 +259,8 @@ fn panels_multiply_lanes_with_lanes() {
                 let case = Case::new(shape, a_transposed, b_transposed, 3);
                 let (m, n, _) = shape;
                 let (a, b) = case.operands();
-                let [mut left, mut right] = [0, 1].map(|_| Panel::new_on(isa, precision));
+                let [mut left, mut right] =
+                    [Side::Left, Side::Right].map(|side| Panel::new_on(isa, side, precision));
                 // Larger contents first: a panel must forget them.
                 left.pack(MatRef::new(&[1.0; 70 * 140], 70, 140));
                 left.pack(a);

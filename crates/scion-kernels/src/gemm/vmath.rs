@@ -40,7 +40,7 @@ macro_rules! over_slices {
             match Isa::detect() {
                 // SAFETY: the instruction set was detected on this machine.
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx512Bf16 | Isa::Avx512 => unsafe { avx512($($x,)+ $y) },
+                isa if isa >= Isa::Avx512 => unsafe { avx512($($x,)+ $y) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx2 => unsafe { avx2($($x,)+ $y) },

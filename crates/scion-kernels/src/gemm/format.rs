@@ -1,0 +1,140 @@
+//! The ways in which operands are laid out for the AVX-512 kernels, each with its register tile.
+
+use super::isa::Isa;
+use super::kernel::{self, Tile};
+use super::matrix::Precision;
+use super::{amx, pack::LANES};
+
+/// A layout of packed operands and the kernel that multiplies it.
+pub(super) trait Format {
+    /// Whether operands are rounded to bf16.
+    const BF16: bool;
+    /// Steps of a strip come in multiples of this.
+    const STEP_GROUP: usize;
+    /// Whether groups of 16 steps of a left-hand side are stored lane by lane, rather than step by step.
+    const LEFT_BY_LANE: bool;
+    /// Rows of C in a register tile: a part of a strip, or whole strips.
+    const TILE_ROWS: usize;
+    /// Strips of B, 16 columns of C each, in a register tile.
+    const TILE_STRIPS: usize;
+    /// Columns of C in a register tile.
+    const TILE_COLS: usize = Self::TILE_STRIPS * LANES;
+    /// Values of k in one step.
+    const K_PER_STEP: usize = if Self::BF16 { 2 } else { 1 };
+
+    /// Prepares this thread for [`Self::compute`].
+    ///
+    /// # Safety
+    /// The machine has the format's instruction set.
+    unsafe fn begin() {}
+
+    /// Ends what [`Self::begin`] began.
+    ///
+    /// # Safety
+    /// As [`Self::begin`].
+    unsafe fn end() {}
+
+    /// Computes a tile of at most [`Self::TILE_ROWS`] rows and [`Self::TILE_COLS`] columns, neither zero.
+    ///
+    /// # Safety
+    /// Between [`Self::begin`] and [`Self::end`]. The strips that the rows and columns need hold `steps` steps; `c` is
+    /// valid for the rows and columns, and nobody else uses them.
+    unsafe fn compute(tile: Tile<'_>);
+}
+
+/// A step holds one k of 16 lanes in f32.
+pub(super) struct F32;
+/// A step holds two neighbouring k of 16 lanes in bf16, a lane's pair adjacent as the dot-product instruction wants it.
+pub(super) struct Pairs;
+/// [`Pairs`] for matrix registers: 16 steps of a right-hand side are one; of a left-hand side too, once transposed.
+pub(super) struct Tiles;
+
+impl Format for F32 {
+    const BF16: bool = false;
+    const STEP_GROUP: usize = 1;
+    const LEFT_BY_LANE: bool = false;
+    const TILE_ROWS: usize = kernel::ROWS;
+    const TILE_STRIPS: usize = kernel::STRIPS;
+
+    unsafe fn compute(tile: Tile<'_>) {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { kernel::compute::<false>(tile) }
+    }
+}
+
+impl Format for Pairs {
+    const BF16: bool = true;
+    const STEP_GROUP: usize = 1;
+    const LEFT_BY_LANE: bool = false;
+    const TILE_ROWS: usize = kernel::ROWS;
+    const TILE_STRIPS: usize = kernel::STRIPS;
+
+    unsafe fn compute(tile: Tile<'_>) {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { kernel::compute::<true>(tile) }
+    }
+}
+
+impl Format for Tiles {
+    const BF16: bool = true;
+    const STEP_GROUP: usize = amx::STEPS;
+    const LEFT_BY_LANE: bool = true;
+    const TILE_ROWS: usize = 2 * LANES;
+    const TILE_STRIPS: usize = 2;
+
+    unsafe fn begin() {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { amx::begin() }
+    }
+
+    unsafe fn end() {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { amx::end() }
+    }
+
+    unsafe fn compute(tile: Tile<'_>) {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { amx::compute(tile) }
+    }
+}
+
+/// A [`Format`], chosen at run time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Layout {
+    F32,
+    Pairs,
+    Tiles,
+}
+
+impl Layout {
+    /// The layout for a precision on an instruction set; none where the module's own kernels do not run.
+    pub(super) fn new(isa: Isa, precision: Precision) -> Option<Self> {
+        match (isa, precision) {
+            (Isa::Portable | Isa::Avx2 | Isa::Avx512, _) => None,
+            (Isa::Avx512Bf16 | Isa::Amx, Precision::F32) => Some(Self::F32),
+            (Isa::Avx512Bf16, Precision::Bf16) => Some(Self::Pairs),
+            (Isa::Amx, Precision::Bf16) => Some(Self::Tiles),
+        }
+    }
+}
+
+/// Evaluates an expression with a type alias for the [`Format`] of a [`Layout`].
+macro_rules! with_format {
+    ($layout:expr, $format:ident => $body:expr) => {
+        match $layout {
+            $crate::gemm::format::Layout::F32 => {
+                type $format = $crate::gemm::format::F32;
+                $body
+            }
+            $crate::gemm::format::Layout::Pairs => {
+                type $format = $crate::gemm::format::Pairs;
+                $body
+            }
+            $crate::gemm::format::Layout::Tiles => {
+                type $format = $crate::gemm::format::Tiles;
+                $body
+            }
+        }
+    };
+}
+pub(super) use with_format;
