@@ -130,23 +130,39 @@ pub(super) unsafe fn compute(tile: Tile<'_>) {
     }
     // SAFETY: written just now.
     let sums = unsafe { sums.assume_init_ref() };
-    for strip in 0..tile.cols.div_ceil(LANES) {
-        let col = strip * LANES;
-        let mask = u16::MAX >> LANES.saturating_sub(tile.cols - col);
-        // SAFETY: the bias has the tile's columns, the caller promises the tile's part of C, and masked-off columns
-        // are not accessed.
-        unsafe {
-            let bias = match tile.bias {
-                Some(bias) => _mm512_maskz_loadu_ps(mask, bias[col..tile.cols].as_ptr()),
-                None => _mm512_setzero_ps(),
-            };
-            for (row, sums) in sums.0.iter().enumerate().take(tile.rows) {
-                let c = tile.c.add(row * tile.c_stride + col);
-                let sum = _mm512_add_ps(_mm512_load_ps(sums[col..].as_ptr()), bias);
-                let sum = match tile.accumulate {
-                    true => _mm512_add_ps(_mm512_maskz_loadu_ps(mask, c), sum),
-                    false => sum,
-                };
+    // SAFETY: the caller's promise, passed on; the mask has the columns of its strip.
+    unsafe {
+        for col in (0..tile.cols).step_by(LANES) {
+            match tile.cols - col {
+                LANES.. => finish::<true>(&tile, sums, col, u16::MAX),
+                cols => finish::<false>(&tile, sums, col, (1 << cols) - 1),
+            }
+        }
+    }
+}
+
+/// Adds the bias to 16 columns of the sums from `col` on, fewer if not `FULL`, and stores them or adds them to C. Masked
+/// stores are kept out of the common case, because the reads that follow would wait for them.
+///
+/// # Safety
+/// The tile has the columns of the mask, and C is as [`compute`] wants it.
+#[target_feature(enable = "avx512f")]
+unsafe fn finish<const FULL: bool>(tile: &Tile<'_>, sums: &Sums, col: usize, mask: u16) {
+    // SAFETY: rows and columns are the tile's; masked-off columns are not accessed.
+    unsafe {
+        let load = |from: *const f32| {
+            if FULL { _mm512_loadu_ps(from) } else { _mm512_maskz_loadu_ps(mask, from) }
+        };
+        let bias = tile.bias.map_or(_mm512_setzero_ps(), |bias| load(bias[col..tile.cols].as_ptr()));
+        for (row, sums) in sums.0.iter().enumerate().take(tile.rows) {
+            let c = tile.c.add(row * tile.c_stride + col);
+            let mut sum = _mm512_add_ps(_mm512_load_ps(sums[col..].as_ptr()), bias);
+            if tile.accumulate {
+                sum = _mm512_add_ps(load(c), sum);
+            }
+            if FULL {
+                _mm512_storeu_ps(c, sum);
+            } else {
                 _mm512_mask_storeu_ps(c, mask, sum);
             }
         }

@@ -14,13 +14,8 @@ use std::cell::Cell;
 use std::ops::Range;
 use std::thread::LocalKey;
 
-/// Longest block of k, in steps: 512 values of bf16 or 256 of f32. A tile's columns of B then take
-/// 48 KB; shorter blocks, which fit L1, gain less than the additional passes over C cost.
-const BLOCK_STEPS: usize = 256;
-/// Most rows of C in a task: as many rows of A fit half of L2.
-const BLOCK_ROWS: usize = 128;
 /// Rows of packed A that a task holds at a time, where its rows of C need no fewer: half of L2.
-const PACKED_ROWS: usize = 1 << 13;
+const PACKED_ROWS: usize = 1 << 14;
 /// Strips of B packed by one task.
 const PACK_STRIPS: usize = 4;
 /// Products with fewer multiplications than this run on one thread.
@@ -81,12 +76,14 @@ struct Grid {
 
 impl Grid {
     /// Halves the blocks, squarish, until there are a few for every thread.
-    fn new(m: usize, n: usize, tile_cols: usize, threads: usize) -> Self {
+    fn new(m: usize, n: usize, tile_cols: usize, block_rows: usize, threads: usize) -> Self {
         let wanted = if threads == 1 { 1 } else { 4 * threads };
-        let mut rows = BLOCK_ROWS.min(m.next_multiple_of(LANES));
+        let mut rows = block_rows.min(m.next_multiple_of(LANES));
         let mut cols = n.next_multiple_of(tile_cols);
         while m.div_ceil(rows) * n.div_ceil(cols) < wanted {
-            if cols > tile_cols && (cols >= rows || rows == LANES) {
+            if rows > 64 {
+                rows = (rows / 2).next_multiple_of(LANES);
+            } else if cols > tile_cols {
                 cols = (cols / 2).next_multiple_of(tile_cols);
             } else if rows > LANES {
                 rows = (rows / 2).next_multiple_of(LANES);
@@ -110,7 +107,7 @@ fn run<F: Format>(a: Lanes<'_>, b: &[Row], out: &Output<'_>) {
     }
     assert_eq!(b.len(), n.div_ceil(LANES) * steps, "a right-hand side packed in another layout");
     let threads = if m * n * steps < PARALLEL_FROM { 1 } else { rayon::current_num_threads() };
-    let grid = Grid::new(m, n, F::TILE_COLS, threads);
+    let grid = Grid::new(m, n, F::TILE_COLS, F::BLOCK_ROWS, threads);
     let task = |i: usize| {
         let (row, col) = (i / grid.col_blocks * grid.rows, i % grid.col_blocks * grid.cols);
         let block = Block { row, rows: grid.rows.min(m - row), col, cols: grid.cols.min(n - col), steps };
@@ -139,7 +136,7 @@ impl Block {
     /// # Safety
     /// The block is inside `out`, nobody else writes there, and the machine has the format's instruction set.
     unsafe fn run<F: Format>(&self, a: Lanes<'_>, b: &[Row], out: &Output<'_>) {
-        let k_blocks = self.steps.div_ceil(BLOCK_STEPS).max(1);
+        let k_blocks = self.steps.div_ceil(F::BLOCK_STEPS).max(1);
         let per_block = self.steps.div_ceil(k_blocks).next_multiple_of(F::STEP_GROUP);
         let strips = self.rows.div_ceil(LANES);
         let packable = (PACKED_ROWS / (strips * per_block).max(1)).max(1);

@@ -19,6 +19,11 @@ pub(super) trait Format {
     const TILE_STRIPS: usize;
     /// Columns of C in a register tile.
     const TILE_COLS: usize = Self::TILE_STRIPS * LANES;
+    /// Longest block of k, in steps. A tile's columns of B for as many should fit L1; shorter blocks gain less than
+    /// the additional passes over C cost.
+    const BLOCK_STEPS: usize;
+    /// Most rows of C in a task: as many rows of A should fit L2.
+    const BLOCK_ROWS: usize;
     /// Values of k in one step.
     const K_PER_STEP: usize = if Self::BF16 { 2 } else { 1 };
 
@@ -55,6 +60,8 @@ impl Format for F32 {
     const LEFT_BY_LANE: bool = false;
     const TILE_ROWS: usize = kernel::ROWS;
     const TILE_STRIPS: usize = kernel::STRIPS;
+    const BLOCK_STEPS: usize = 256;
+    const BLOCK_ROWS: usize = 128;
 
     unsafe fn compute(tile: Tile<'_>) {
         // SAFETY: the caller's promise, passed on.
@@ -68,6 +75,8 @@ impl Format for Pairs {
     const LEFT_BY_LANE: bool = false;
     const TILE_ROWS: usize = kernel::ROWS;
     const TILE_STRIPS: usize = kernel::STRIPS;
+    const BLOCK_STEPS: usize = 256;
+    const BLOCK_ROWS: usize = 128;
 
     unsafe fn compute(tile: Tile<'_>) {
         // SAFETY: the caller's promise, passed on.
@@ -81,6 +90,8 @@ impl Format for Tiles {
     const LEFT_BY_LANE: bool = true;
     const TILE_ROWS: usize = 2 * LANES;
     const TILE_STRIPS: usize = 2;
+    const BLOCK_STEPS: usize = 1024;
+    const BLOCK_ROWS: usize = 256;
 
     unsafe fn begin() {
         // SAFETY: the caller's promise, passed on.
