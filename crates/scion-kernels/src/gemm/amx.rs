@@ -74,6 +74,9 @@ pub(super) unsafe fn end() {
 #[repr(align(64))]
 struct Sums([[f32; 2 * LANES]; 2 * LANES]);
 
+/// Where sums begin that nothing is added to, for both halves of a tile's columns.
+static ZEROS: [f32; 2 * LANES] = [0.0; 2 * LANES];
+
 /// Computes a tile of at most 32 rows and 32 columns, neither zero.
 ///
 /// # Safety
@@ -81,18 +84,41 @@ struct Sums([[f32; 2 * LANES]; 2 * LANES]);
 /// multiple of [`STEPS`]; `c` is valid for the rows and columns, and nobody else uses them.
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn compute(tile: Tile<'_>) {
-    let mut sums = std::mem::MaybeUninit::<Sums>::uninit();
+    let full = tile.rows == 2 * LANES && tile.cols == 2 * LANES;
+    // A stride of 0 gives every row of the sums the same beginning.
+    let begin = match (tile.bias, tile.accumulate) {
+        (None, true) if full => Some((tile.c.cast_const(), tile.c_stride)),
+        (Some(bias), false) if full => Some((bias[..2 * LANES].as_ptr(), 0)),
+        (None, false) if full => Some((ZEROS.as_ptr(), 0)),
+        _ => None,
+    };
+    // SAFETY: the caller's promise, passed on; a full tile of C is there, and the sums are written before they are read.
+    unsafe {
+        if let Some(begin) = begin {
+            return multiply(&tile, begin, (tile.c, tile.c_stride));
+        }
+        let mut sums = std::mem::MaybeUninit::<Sums>::uninit();
+        multiply(&tile, (ZEROS.as_ptr(), 0), (sums.as_mut_ptr().cast(), 2 * LANES));
+        finish(&tile, sums.assume_init_ref());
+    }
+}
+
+/// Adds the tile's products to the 32 × 32 floats at `from` and stores the sums at `to`, each an address and the
+/// distance of its rows.
+///
+/// # Safety
+/// As [`compute`]; `from` can be read and `to` written.
+unsafe fn multiply(tile: &Tile<'_>, from: (*const f32, usize), to: (*mut f32, usize)) {
     // A strip that the tile does not need is replaced by the first, and what comes of it ignored.
     let second = |needed: bool, stride: usize| if needed { stride } else { 0 };
     let (a, b) = (tile.a.cast::<Row>(), tile.b);
-    // SAFETY: registers are configured; operands hold the steps, as the caller promises; all 16 · 64 · 4 bytes of the
-    // sums are written.
+    // SAFETY: registers are configured, and the addresses are as the caller promises.
     unsafe {
         asm!(
-            "tilezero tmm0",
-            "tilezero tmm1",
-            "tilezero tmm2",
-            "tilezero tmm3",
+            "tileloadd tmm0, [{from} + {from_stride}]",
+            "tileloadd tmm1, [{from} + {from_stride} + 64]",
+            "tileloadd tmm2, [{from_below} + {from_stride}]",
+            "tileloadd tmm3, [{from_below} + {from_stride} + 64]",
             "test {steps}, {steps}",
             "jz 3f",
             "2:",
@@ -111,58 +137,49 @@ pub(super) unsafe fn compute(tile: Tile<'_>) {
             "dec {steps}",
             "jnz 2b",
             "3:",
-            "add {stride}, {stride}",
-            "tilestored [{c} + {stride}], tmm0",
-            "tilestored [{c} + {stride} + 64], tmm1",
-            "tilestored [{c} + {stride} + 2048], tmm2",
-            "tilestored [{c} + {stride} + 2112], tmm3",
+            "mov {steps}, {to_stride}",
+            "shl {steps}, 4",
+            "add {steps}, {to}",
+            "tilestored [{to} + {to_stride}], tmm0",
+            "tilestored [{to} + {to_stride} + 64], tmm1",
+            "tilestored [{steps} + {to_stride}], tmm2",
+            "tilestored [{steps} + {to_stride} + 64], tmm3",
             a0 = inout(reg) a => _,
             a1 = inout(reg) a.add(second(tile.rows > LANES, tile.a_stride)) => _,
             b0 = inout(reg) b => _,
             b1 = inout(reg) b.add(second(tile.cols > LANES, tile.b_stride)) => _,
             steps = inout(reg) tile.steps / STEPS => _,
-            stride = inout(reg) 64_usize => _,
-            c = in(reg) sums.as_mut_ptr(),
+            stride = in(reg) size_of::<Row>(),
+            from = in(reg) from.0,
+            from_below = in(reg) from.0.wrapping_add(LANES * from.1),
+            from_stride = in(reg) from.1 * size_of::<f32>(),
+            to = in(reg) to.0,
+            to_stride = in(reg) to.1 * size_of::<f32>(),
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
             options(nostack),
         );
     }
-    // SAFETY: written just now.
-    let sums = unsafe { sums.assume_init_ref() };
-    // SAFETY: the caller's promise, passed on; the mask has the columns of its strip.
-    unsafe {
-        for col in (0..tile.cols).step_by(LANES) {
-            match tile.cols - col {
-                LANES.. => finish::<true>(&tile, sums, col, u16::MAX),
-                cols => finish::<false>(&tile, sums, col, (1 << cols) - 1),
-            }
-        }
-    }
 }
 
-/// Adds the bias to 16 columns of the sums from `col` on, fewer if not `FULL`, and stores them or adds them to C. Masked
-/// stores are kept out of the common case, because the reads that follow would wait for them.
+/// Adds the bias to the sums and stores them in C, or adds them to it.
 ///
 /// # Safety
-/// The tile has the columns of the mask, and C is as [`compute`] wants it.
+/// C is as [`compute`] wants it.
 #[target_feature(enable = "avx512f")]
-unsafe fn finish<const FULL: bool>(tile: &Tile<'_>, sums: &Sums, col: usize, mask: u16) {
-    // SAFETY: rows and columns are the tile's; masked-off columns are not accessed.
-    unsafe {
-        let load = |from: *const f32| {
-            if FULL { _mm512_loadu_ps(from) } else { _mm512_maskz_loadu_ps(mask, from) }
-        };
-        let bias = tile.bias.map_or(_mm512_setzero_ps(), |bias| load(bias[col..tile.cols].as_ptr()));
-        for (row, sums) in sums.0.iter().enumerate().take(tile.rows) {
-            let c = tile.c.add(row * tile.c_stride + col);
-            let mut sum = _mm512_add_ps(_mm512_load_ps(sums[col..].as_ptr()), bias);
-            if tile.accumulate {
-                sum = _mm512_add_ps(load(c), sum);
-            }
-            if FULL {
-                _mm512_storeu_ps(c, sum);
-            } else {
+unsafe fn finish(tile: &Tile<'_>, sums: &Sums) {
+    for col in (0..tile.cols).step_by(LANES) {
+        let mask = u16::MAX >> LANES.saturating_sub(tile.cols - col);
+        // SAFETY: rows and columns are the tile's; masked-off columns are not accessed.
+        unsafe {
+            let load = |from: *const f32| _mm512_maskz_loadu_ps(mask, from);
+            let bias = tile.bias.map_or(_mm512_setzero_ps(), |bias| load(bias[col..tile.cols].as_ptr()));
+            for (row, sums) in sums.0.iter().enumerate().take(tile.rows) {
+                let c = tile.c.add(row * tile.c_stride + col);
+                let mut sum = _mm512_add_ps(_mm512_load_ps(sums[col..].as_ptr()), bias);
+                if tile.accumulate {
+                    sum = _mm512_add_ps(load(c), sum);
+                }
                 _mm512_mask_storeu_ps(c, mask, sum);
             }
         }

@@ -128,8 +128,7 @@ impl<'a> Output<'a> {
                     Elementwise::None => {}
                     Elementwise::Gelu => gelu::<FUSED>(c),
                     Elementwise::GeluStoring(pre) => {
-                        std::slice::from_raw_parts_mut(pre.add(at), cols.len()).copy_from_slice(c);
-                        gelu::<FUSED>(c);
+                        gelu_storing::<FUSED>(c, std::slice::from_raw_parts_mut(pre.add(at), cols.len()));
                     }
                     Elementwise::GeluBackward(pre) => {
                         gelu_backward::<FUSED>(std::slice::from_raw_parts(pre.add(at), cols.len()), c);
@@ -153,6 +152,21 @@ fn gelu<const FUSED: bool>(c: &mut [f32]) {
         }
     }
     for c in rest {
+        *c = gelu_one::<FUSED>(*c);
+    }
+}
+
+/// [`gelu`], its argument stored in `pre`.
+#[inline(always)]
+fn gelu_storing<const FUSED: bool>(c: &mut [f32], pre: &mut [f32]) {
+    let (pre_runs, pre_rest) = pre.as_chunks_mut::<RUN>();
+    let (runs, rest) = c.as_chunks_mut::<RUN>();
+    for (run, pre) in runs.iter_mut().zip(pre_runs) {
+        *pre = *run;
+        run.iter_mut().for_each(|c| *c = gelu_one::<FUSED>(*c));
+    }
+    for (c, pre) in rest.iter_mut().zip(pre_rest) {
+        *pre = *c;
         *c = gelu_one::<FUSED>(*c);
     }
 }
