@@ -122,6 +122,10 @@ fn run<F: Format>(a: Lanes<'_>, b: &[Row], out: &Output<'_>) {
     }
 }
 
+/// A register tile's sums, where they do not go to C at once.
+#[repr(align(64))]
+struct Sums([f32; 1024]);
+
 /// One task's part of C; `row` is a multiple of 16, `col` of a tile's columns.
 struct Block {
     row: usize,
@@ -171,6 +175,7 @@ impl Block {
         per_block: usize,
         out: &Output<'_>,
     ) {
+        let mut sums = Sums([0.0; 1024]);
         for col in (self.col..self.col + self.cols).step_by(F::TILE_COLS) {
             let cols = F::TILE_COLS.min(self.col + self.cols - col);
             let right = &b[col / LANES * self.steps..(col + cols).div_ceil(LANES) * self.steps];
@@ -178,12 +183,18 @@ impl Block {
             loop {
                 let steps = per_block.min(range.end - first);
                 let last = first + steps == self.steps;
+                let activates = last && out.has_activation();
+                let accumulate = out.accumulate || first > 0;
                 for row in (0..self.rows).step_by(F::TILE_ROWS) {
                     let rows = F::TILE_ROWS.min(self.rows - row);
                     let left = &a[row / LANES * range.len()..(row + rows).div_ceil(LANES) * range.len()];
                     // SAFETY: both were sliced to the strips that the tile reads, which hold the steps; the tile is
                     // inside the block, which belongs to this task.
                     unsafe {
+                        let (c, c_stride) = match activates {
+                            true => (sums.0.as_mut_ptr(), F::TILE_COLS),
+                            false => (out.at(self.row + row, col), out.row_stride),
+                        };
                         F::compute(Tile {
                             a: left
                                 .as_ptr()
@@ -194,16 +205,17 @@ impl Block {
                             b: right.as_ptr().wrapping_add(first),
                             b_stride: self.steps,
                             steps,
-                            c: out.at(self.row + row, col),
-                            c_stride: out.row_stride,
+                            c,
+                            c_stride,
                             rows,
                             cols,
-                            accumulate: out.accumulate || first > 0,
+                            accumulate: accumulate && !activates,
                             bias: if last { out.bias(col) } else { None },
                         });
-                        if last && out.has_activation() {
+                        if activates {
                             let row = self.row + row;
-                            out.activate::<true>(row..row + rows, col..col + cols);
+                            let (rows, cols) = (row..row + rows, col..col + cols);
+                            out.activate::<true>(rows, cols, &mut sums.0, F::TILE_COLS, accumulate);
                         }
                     }
                 }

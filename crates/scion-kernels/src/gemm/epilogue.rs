@@ -111,27 +111,41 @@ impl<'a> Output<'a> {
         !matches!(self.activation, Elementwise::None)
     }
 
-    /// Applies the activation to a rectangle.
+    /// Stores the activation of a rectangle's `sums`, whose rows are `stride` apart; with `accumulate`, of what C holds
+    /// and the sums. Sums lie elsewhere than in C so that they are not read through lines that C still waits for.
     ///
     /// # Safety
     /// The rectangle is inside the output and no other thread touches it.
     #[inline(always)]
-    pub(super) unsafe fn activate<const FUSED: bool>(&self, rows: Range<usize>, cols: Range<usize>) {
+    pub(super) unsafe fn activate<const FUSED: bool>(
+        &self,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        sums: &mut [f32],
+        stride: usize,
+        accumulate: bool,
+    ) {
         debug_assert!(rows.end <= self.rows && cols.end <= self.cols);
-        for row in rows {
+        for (row, sums) in rows.zip(sums.chunks_mut(stride)) {
             let at = row * self.row_stride + cols.start;
+            let sums = &mut sums[..cols.len()];
             // SAFETY: the caller promises the rectangle; `new` checked that C and its companion,
             // which do not overlap, hold it.
             unsafe {
                 let c = std::slice::from_raw_parts_mut(self.data.add(at), cols.len());
+                if accumulate {
+                    sums.iter_mut().zip(&*c).for_each(|(sum, c)| *sum += c);
+                }
                 match self.activation {
-                    Elementwise::None => {}
-                    Elementwise::Gelu => gelu::<FUSED>(c),
+                    Elementwise::None => c.copy_from_slice(sums),
+                    Elementwise::Gelu => each(sums, c, gelu_one::<FUSED>),
                     Elementwise::GeluStoring(pre) => {
-                        gelu_storing::<FUSED>(c, std::slice::from_raw_parts_mut(pre.add(at), cols.len()));
+                        std::slice::from_raw_parts_mut(pre.add(at), cols.len()).copy_from_slice(sums);
+                        each(sums, c, gelu_one::<FUSED>);
                     }
                     Elementwise::GeluBackward(pre) => {
-                        gelu_backward::<FUSED>(std::slice::from_raw_parts(pre.add(at), cols.len()), c);
+                        let pre = std::slice::from_raw_parts(pre.add(at), cols.len());
+                        gelu_backward::<FUSED>(pre, sums, c);
                     }
                 }
             }
@@ -144,43 +158,30 @@ impl<'a> Output<'a> {
 const RUN: usize = 16;
 
 #[inline(always)]
-fn gelu<const FUSED: bool>(c: &mut [f32]) {
-    let (runs, rest) = c.as_chunks_mut::<RUN>();
-    for run in runs {
-        for c in run {
-            *c = gelu_one::<FUSED>(*c);
+fn each(from: &[f32], to: &mut [f32], f: impl Fn(f32) -> f32) {
+    let (from_runs, from_rest) = from.as_chunks::<RUN>();
+    let (runs, rest) = to.as_chunks_mut::<RUN>();
+    for (from, run) in from_runs.iter().zip(runs) {
+        for (to, &from) in run.iter_mut().zip(from) {
+            *to = f(from);
         }
     }
-    for c in rest {
-        *c = gelu_one::<FUSED>(*c);
-    }
-}
-
-/// [`gelu`], its argument stored in `pre`.
-#[inline(always)]
-fn gelu_storing<const FUSED: bool>(c: &mut [f32], pre: &mut [f32]) {
-    let (pre_runs, pre_rest) = pre.as_chunks_mut::<RUN>();
-    let (runs, rest) = c.as_chunks_mut::<RUN>();
-    for (run, pre) in runs.iter_mut().zip(pre_runs) {
-        *pre = *run;
-        run.iter_mut().for_each(|c| *c = gelu_one::<FUSED>(*c));
-    }
-    for (c, pre) in rest.iter_mut().zip(pre_rest) {
-        *pre = *c;
-        *c = gelu_one::<FUSED>(*c);
+    for (to, &from) in rest.iter_mut().zip(from_rest) {
+        *to = f(from);
     }
 }
 
 #[inline(always)]
-fn gelu_backward<const FUSED: bool>(pre: &[f32], c: &mut [f32]) {
+fn gelu_backward<const FUSED: bool>(pre: &[f32], from: &mut [f32], to: &mut [f32]) {
     let (pre_runs, pre_rest) = pre.as_chunks::<RUN>();
-    let (runs, rest) = c.as_chunks_mut::<RUN>();
+    let (runs, rest) = from.as_chunks_mut::<RUN>();
     for (pre, run) in pre_runs.iter().zip(runs) {
-        for (c, &pre) in run.iter_mut().zip(pre) {
-            *c = gelu_backward_one::<FUSED>(pre, *c);
+        for (from, &pre) in run.iter_mut().zip(pre) {
+            *from = gelu_backward_one::<FUSED>(pre, *from);
         }
     }
-    for (c, &pre) in rest.iter_mut().zip(pre_rest) {
-        *c = gelu_backward_one::<FUSED>(pre, *c);
+    for (from, &pre) in rest.iter_mut().zip(pre_rest) {
+        *from = gelu_backward_one::<FUSED>(pre, *from);
     }
+    to.copy_from_slice(from);
 }

@@ -112,21 +112,34 @@ fn product(a: MatRef<'_>, b: MatRef<'_>, out: &Output<'_>) {
 /// # Safety
 /// The row is inside the output and no other thread touches it.
 unsafe fn finish(out: &Output<'_>, row: usize) {
-    if let Some(bias) = out.bias(0) {
-        // SAFETY: the caller's promise; `Output` checked that C holds the row.
-        let c = unsafe { std::slice::from_raw_parts_mut(out.at(row, 0), out.cols) };
-        c.iter_mut().zip(bias).for_each(|(c, b)| *c += b);
-    }
     #[cfg(target_arch = "x86_64")]
     if super::Isa::detect() >= super::Isa::Avx2 {
         #[target_feature(enable = "avx2,fma")]
-        unsafe fn activate(out: &Output<'_>, row: usize) {
+        unsafe fn with_avx2(out: &Output<'_>, row: usize) {
             // SAFETY: the caller's promise.
-            unsafe { out.activate::<true>(row..row + 1, 0..out.cols) }
+            unsafe { finish_row::<true>(out, row) }
         }
         // SAFETY: the caller's promise, and the instruction set was detected.
-        return unsafe { activate(out, row) };
+        return unsafe { with_avx2(out, row) };
     }
     // SAFETY: the caller's promise.
-    unsafe { out.activate::<TARGET_FUSES>(row..row + 1, 0..out.cols) }
+    unsafe { finish_row::<TARGET_FUSES>(out, row) }
+}
+
+/// # Safety
+/// As [`finish`].
+#[inline(always)]
+unsafe fn finish_row<const FUSED: bool>(out: &Output<'_>, row: usize) {
+    let mut sums = [0.0; 64];
+    for col in (0..out.cols).step_by(sums.len()) {
+        let cols = sums.len().min(out.cols - col);
+        // SAFETY: the caller's promise; `Output` checked that C holds the row.
+        unsafe {
+            sums[..cols].copy_from_slice(std::slice::from_raw_parts(out.at(row, col), cols));
+            if let Some(bias) = out.bias(col) {
+                sums[..cols].iter_mut().zip(bias).for_each(|(sum, bias)| *sum += bias);
+            }
+            out.activate::<FUSED>(row..row + 1, col..col + cols, &mut sums, 64, false);
+        }
+    }
 }
