@@ -15,6 +15,7 @@ pub mod linear;
 pub mod mlp;
 pub mod norm;
 pub mod optimizer;
+mod packed;
 mod pull;
 pub mod residual;
 mod shared;
@@ -27,6 +28,7 @@ use burn::backend::Flex;
 use array::Array;
 pub use backend::KernelBackend;
 pub use gemm::Precision;
+pub use packed::PackedWeights;
 pub use pull::backward;
 
 static BF16: AtomicBool = AtomicBool::new(false);
@@ -67,6 +69,15 @@ pub fn with_values_mut<const D: usize>(tensor: Tensor<D>, edit: impl FnOnce(&mut
     }
     edit(primitive.storage_mut::<f32>());
     Tensor::from_primitive::<Flex>(primitive)
+}
+
+/// Gives freed memory that [`keep_freed_memory`] held back to the system: between pieces of work whose memory is compared.
+pub fn release_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: malloc_trim touches free memory only.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 /// Keeps freed memory in the process, so that a training step reuses the pages of the one before instead of

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use scion_kernels::Precision;
+use scion_kernels::gemm::faster_precision;
 use serde::{Deserialize, Serialize};
 
 use crate::diffusion::{GuidanceChannels, Respacing, Sampler, Schedule};
@@ -55,6 +57,27 @@ pub enum PrecisionConfig {
     /// f32 operands.
     #[default]
     F32,
+    /// bf16 where this machine multiplies it clearly faster than f32, else f32.
+    Auto,
+}
+
+impl PrecisionConfig {
+    /// What products run in; for `auto`, found by timing some.
+    pub fn operands(self) -> Precision {
+        match self {
+            Self::Bf16 => Precision::Bf16,
+            Self::F32 => Precision::F32,
+            Self::Auto => faster_precision(),
+        }
+    }
+
+    /// The same with `auto` replaced by what it means on this machine.
+    pub fn resolved(self) -> Self {
+        match self.operands() {
+            Precision::Bf16 => Self::Bf16,
+            Precision::F32 => Self::F32,
+        }
+    }
 }
 
 /// Where the model comes from: a checkpoint, or sizes for a fresh one.

@@ -85,21 +85,24 @@ static ZEROS: [f32; 2 * LANES] = [0.0; 2 * LANES];
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn compute(tile: Tile<'_>) {
     let full = tile.rows == 2 * LANES && tile.cols == 2 * LANES;
-    // A stride of 0 gives every row of the sums the same beginning.
+    // Products are added to what the sums begin with, whole tile or not: how C is cut into tiles must not show. A stride
+    // of 0 gives every row the same beginning.
     let begin = match (tile.bias, tile.accumulate) {
         (None, true) if full => Some((tile.c.cast_const(), tile.c_stride)),
         (Some(bias), false) if full => Some((bias[..2 * LANES].as_ptr(), 0)),
         (None, false) if full => Some((ZEROS.as_ptr(), 0)),
         _ => None,
     };
-    // SAFETY: the caller's promise, passed on; a full tile of C is there, and the sums are written before they are read.
+    // SAFETY: the caller's promise, passed on; a full tile of C is there.
     unsafe {
         if let Some(begin) = begin {
             return multiply(&tile, begin, (tile.c, tile.c_stride));
         }
-        let mut sums = std::mem::MaybeUninit::<Sums>::uninit();
-        multiply(&tile, (ZEROS.as_ptr(), 0), (sums.as_mut_ptr().cast(), 2 * LANES));
-        finish(&tile, sums.assume_init_ref());
+        let mut sums = Sums([[0.0; 2 * LANES]; 2 * LANES]);
+        load(&tile, &mut sums);
+        let at = sums.0.as_flattened_mut().as_mut_ptr();
+        multiply(&tile, (at, 2 * LANES), (at, 2 * LANES));
+        store(&tile, &sums);
     }
 }
 
@@ -162,25 +165,45 @@ unsafe fn multiply(tile: &Tile<'_>, from: (*const f32, usize), to: (*mut f32, us
     }
 }
 
-/// Adds the bias to the sums and stores them in C, or adds them to it.
+/// The columns of a strip that a tile has.
+fn mask(tile: &Tile<'_>, col: usize) -> u16 {
+    u16::MAX >> LANES.saturating_sub(tile.cols - col)
+}
+
+/// What the sums of a tile begin with: the bias, C, or both.
 ///
 /// # Safety
 /// C is as [`compute`] wants it.
 #[target_feature(enable = "avx512f")]
-unsafe fn finish(tile: &Tile<'_>, sums: &Sums) {
+unsafe fn load(tile: &Tile<'_>, sums: &mut Sums) {
     for col in (0..tile.cols).step_by(LANES) {
-        let mask = u16::MAX >> LANES.saturating_sub(tile.cols - col);
         // SAFETY: rows and columns are the tile's; masked-off columns are not accessed.
         unsafe {
-            let load = |from: *const f32| _mm512_maskz_loadu_ps(mask, from);
+            let load = |from: *const f32| _mm512_maskz_loadu_ps(mask(tile, col), from);
             let bias = tile.bias.map_or(_mm512_setzero_ps(), |bias| load(bias[col..tile.cols].as_ptr()));
-            for (row, sums) in sums.0.iter().enumerate().take(tile.rows) {
+            for (row, sums) in sums.0.iter_mut().enumerate().take(tile.rows) {
+                let begin = match tile.accumulate {
+                    true => _mm512_add_ps(load(tile.c.add(row * tile.c_stride + col)), bias),
+                    false => bias,
+                };
+                _mm512_store_ps(sums[col..].as_mut_ptr(), begin);
+            }
+        }
+    }
+}
+
+/// Stores a tile's sums in C.
+///
+/// # Safety
+/// As [`load`].
+#[target_feature(enable = "avx512f")]
+unsafe fn store(tile: &Tile<'_>, sums: &Sums) {
+    for col in (0..tile.cols).step_by(LANES) {
+        for (row, sums) in sums.0.iter().enumerate().take(tile.rows) {
+            // SAFETY: rows and columns are the tile's; masked-off columns are not accessed.
+            unsafe {
                 let c = tile.c.add(row * tile.c_stride + col);
-                let mut sum = _mm512_add_ps(_mm512_load_ps(sums[col..].as_ptr()), bias);
-                if tile.accumulate {
-                    sum = _mm512_add_ps(load(c), sum);
-                }
-                _mm512_mask_storeu_ps(c, mask, sum);
+                _mm512_mask_storeu_ps(c, mask(tile, col), _mm512_load_ps(sums[col..].as_ptr()));
             }
         }
     }

@@ -7,7 +7,7 @@ use super::plain;
 use super::{blocked, format::Layout, pack};
 
 /// What the operands of a product are rounded to. Sums are always f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Precision {
     /// Operands as they are.
     F32,
@@ -106,6 +106,11 @@ impl PackedB {
         let mut packed = Self { rows: 0, cols: 0, precision, storage };
         packed.repack(b);
         packed
+    }
+
+    /// Whether a packed operand spares this machine's products work: not where they take f32 as it is.
+    pub fn saves_work(precision: Precision) -> bool {
+        precision == Precision::Bf16 || Isa::detect() >= Isa::Avx512Bf16
     }
 
     /// Replaces the contents, reusing the memory: for a weight that has been updated.

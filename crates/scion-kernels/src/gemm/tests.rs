@@ -215,12 +215,16 @@ fn epilogues_match_f64() {
 #[test]
 fn results_do_not_depend_on_threads() {
     for kernel in kernels() {
-        for (shape, a_transposed) in [((300, 200, 700), false), ((128, 128, 3136), true)] {
+        for (shape, a_transposed) in
+            [((300, 200, 700), false), ((390, 200, 96), false), ((128, 128, 3136), true)]
+        {
             let case = Case::new(shape, a_transposed, false, 0);
+            let bias = random(7, shape.1);
             let on = |threads: usize| {
                 let pool =
                     rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
-                pool.install(|| case.run(kernel, false, false, Epilogue::default()))
+                let epilogue = || Epilogue { bias: Some(&bias), ..Epilogue::default() };
+                pool.install(|| [false, true].map(|more| case.run(kernel, false, more, epilogue())))
             };
             let one = on(1);
             assert!(one == on(2) && one == on(3), "{kernel:?} {shape:?}");

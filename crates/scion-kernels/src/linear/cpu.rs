@@ -4,6 +4,7 @@ use super::{Activation, Linear};
 use crate::array::{Array, unfilled};
 use crate::backend::Kernel;
 use crate::gemm::{self, Epilogue, MatRef, Precision, matmul, vmath};
+use crate::packed::times_weight;
 
 /// Elements of an elementwise pass that one task takes.
 const BLOCK: usize = 1 << 14;
@@ -22,8 +23,7 @@ impl Kernel<3> for Linear {
         };
         let epilogue = Epilogue { bias: Some(bias.values()), activation };
         let a = MatRef::new(x.values(), rows, inputs);
-        let b = MatRef::new(weight.values(), outputs, inputs).t();
-        matmul(self.precision, a, b, &mut y, outputs, false, epilogue);
+        times_weight(self.precision, a, weight, &mut y, epilogue, !keep);
         let mut dims = x.dims();
         *dims.last_mut().expect("x has a last axis") = outputs;
         let kept = if before.is_empty() { Vec::new() } else { vec![Array::from_vec(before, dims.clone())] };

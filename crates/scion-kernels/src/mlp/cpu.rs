@@ -1,8 +1,9 @@
 use super::Mlp;
 use crate::array::{Array, unfilled};
 use crate::backend::Kernel;
-use crate::gemm::{Activation, Epilogue, MatRef, matmul};
+use crate::gemm::{Activation, Epilogue, MatRef};
 use crate::linear::{bias_gradient, input_gradient, weight_gradient};
+use crate::packed::times_weight;
 
 impl Kernel<5> for Mlp {
     fn forward(&self, [x, w1, b1, w2, b2]: &[Array; 5], keep: bool) -> (Array, Vec<Array>) {
@@ -17,11 +18,9 @@ impl Kernel<5> for Mlp {
         };
         let activation = Activation::Gelu { pre_activation: keep.then_some(&mut pre[..]) };
         let epilogue = Epilogue { bias: Some(b1.values()), activation };
-        let (a, b) = (MatRef::new(x.values(), rows, width), MatRef::new(w1.values(), hidden, width).t());
-        matmul(self.precision, a, b, &mut h, hidden, false, epilogue);
+        times_weight(self.precision, MatRef::new(x.values(), rows, width), w1, &mut h, epilogue, !keep);
         let epilogue = Epilogue { bias: Some(b2.values()), activation: Activation::None };
-        let (a, b) = (MatRef::new(&h, rows, hidden), MatRef::new(w2.values(), b2.width(), hidden).t());
-        matmul(self.precision, a, b, &mut y, b2.width(), false, epilogue);
+        times_weight(self.precision, MatRef::new(&h, rows, hidden), w2, &mut y, epilogue, !keep);
         let kept = if keep {
             [pre, h].map(|values| Array::from_vec(values, [rows, hidden])).into()
         } else {

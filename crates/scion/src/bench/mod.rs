@@ -7,14 +7,16 @@ mod workload;
 use std::hint::black_box;
 use std::time::Instant;
 
-use scion_kernels::Precision;
 use scion_kernels::gemm::{Epilogue, MatRef, matmul};
+use scion_kernels::{Precision, release_freed_memory};
 use serde::Serialize;
 
-pub use workload::{WORKLOADS, Workload};
+use workload::Job;
+pub use workload::{WORKLOADS, Workload, operators_by_length};
 
 use crate::config::PrecisionConfig;
 use crate::error::Result;
+use crate::operator::OperatorConfig;
 use crate::run::{peak_memory, reset_peak_memory};
 
 /// Steps before the first timed one: they fill caches and the allocator.
@@ -24,7 +26,10 @@ const WARM_UP: usize = 3;
 #[derive(Clone, Debug, Serialize)]
 pub struct Measurement {
     /// Name of the workload.
-    pub workload: &'static str,
+    pub workload: String,
+    /// Tokens an image, where workloads of several lengths are compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<usize>,
     /// Operand precision of products.
     pub precision: PrecisionConfig,
     /// Timed steps.
@@ -82,8 +87,40 @@ pub fn measure(
     runs: usize,
     peak: f64,
 ) -> Result<Measurement> {
+    let job = || workload.build();
+    let found = timed(job, precision, runs)?;
+    let share_of_peak = found.gflops.map(|gflops| gflops / peak);
+    Ok(Measurement { workload: workload.name().into(), share_of_peak, ..found })
+}
+
+/// How long a step of stage 1 of one image takes at each of the lengths, and what memory, for an operator at DiT-XL's
+/// width.
+///
+/// # Errors
+/// When the operator cannot be built.
+pub fn measure_lengths(
+    operator: &OperatorConfig,
+    tokens: &[usize],
+    precision: PrecisionConfig,
+    runs: usize,
+    mut on_length: impl FnMut(Measurement) -> Result<()>,
+) -> Result<()> {
+    for &tokens in tokens {
+        let found = timed(|| workload::one_image(operator, tokens), precision, runs)?;
+        on_length(Measurement { workload: operator.name(), tokens: Some(tokens), ..found })?;
+    }
+    Ok(())
+}
+
+/// A measurement without the workload's name.
+fn timed(
+    build: impl FnOnce() -> Result<Job>,
+    precision: PrecisionConfig,
+    runs: usize,
+) -> Result<Measurement> {
+    release_freed_memory();
     reset_peak_memory();
-    let mut job = workload.build()?;
+    let mut job = build()?;
     for _ in 0..WARM_UP {
         (job.step)()?;
     }
@@ -98,9 +135,9 @@ pub fn measure(
     let middle = sorted.len() / 2;
     let median_ms =
         if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 };
-    let gflops = job.gflop.map(|gflop| gflop / median_ms * 1e3);
     Ok(Measurement {
-        workload: workload.name(),
+        workload: String::new(),
+        tokens: None,
         precision,
         runs: sorted.len(),
         times_ms: times,
@@ -109,8 +146,8 @@ pub fn measure(
         min_ms: sorted[0],
         max_ms: sorted[sorted.len() - 1],
         gflop: job.gflop,
-        gflops,
-        share_of_peak: gflops.map(|g| g / peak),
+        gflops: job.gflop.map(|gflop| gflop / median_ms * 1e3),
+        share_of_peak: None,
         images_per_s: job.images.map(|images| images as f64 / median_ms * 1e3),
         peak_rss_bytes: peak_memory(),
     })

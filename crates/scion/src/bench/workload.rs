@@ -9,7 +9,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 use scion_kernels::optimizer::Moments;
-use scion_kernels::{backward, with_values};
+use scion_kernels::{PackedWeights, backward, with_values};
 
 use crate::capture::{Activations, Site, add_noise, capture};
 use crate::config::Recipe;
@@ -17,7 +17,9 @@ use crate::data::Batches;
 use crate::diffusion::Schedule;
 use crate::error::{Error, Result};
 use crate::model::{Architecture, Dit, DitConfig, update_parameters};
-use crate::operator::{HyenaXConfig, Init, MlpConfig, Operator, OperatorConfig, SlidingWindowConfig};
+use crate::operator::{
+    AttentionConfig, HyenaXConfig, Init, MlpConfig, Operator, OperatorConfig, SlidingWindowConfig,
+};
 use crate::plan;
 use crate::run::{
     QUICKSTART, Teacher, embedded_teacher, new_sites, sample_images, training_images, with_fresh_operators,
@@ -36,7 +38,7 @@ const EMBEDDED_BATCH: usize = 64;
 /// A piece of work to time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Workload {
-    /// One forward pass of DiT-S/2 at 256 tokens, batch 8.
+    /// One forward pass of DiT-S/2 at 256 tokens, batch 8, as sampling runs it: weights packed before.
     DitForward,
     /// One finetuning step of that model: forward, MSE, backward, AdamW.
     DitTrain,
@@ -89,12 +91,16 @@ impl Workload {
         match self {
             Self::DitForward => dit_forward(),
             Self::DitTrain => dit_train(),
-            Self::DistilHyenaX => distil(&OperatorConfig::HyenaX(HyenaXConfig { kernel: 4 }), 3 * WIDTH),
+            Self::DistilHyenaX => {
+                distil(&OperatorConfig::HyenaX(HyenaXConfig { kernel: 4 }), 3 * WIDTH, BATCH, TOKENS)
+            }
             Self::DistilSwa => {
                 let config = SlidingWindowConfig { left: 4, right: 4, heads: 16 };
-                distil(&OperatorConfig::SlidingWindow(config), 3 * WIDTH)
+                distil(&OperatorConfig::SlidingWindow(config), 3 * WIDTH, BATCH, TOKENS)
             }
-            Self::DistilMlpR3 => distil(&OperatorConfig::Mlp(MlpConfig { ratio: 3.0 }), 3 * WIDTH),
+            Self::DistilMlpR3 => {
+                distil(&OperatorConfig::Mlp(MlpConfig { ratio: 3.0 }), 3 * WIDTH, BATCH, TOKENS)
+            }
             Self::Sample => sample(),
             Self::Stage1 => stage1(),
             Self::Stage2 => stage2(),
@@ -131,8 +137,9 @@ fn dit_forward() -> Result<Job> {
     let model = random_dit(&sizes, &Device::flex())?;
     let (x, t, y) = dit_inputs(&sizes);
     let gflop = (BATCH * Architecture::native(sizes).flops()) as f64 / 1e9;
+    let weights = PackedWeights::default();
     let step = move || {
-        black_box(model.predict(&x, &t, &y));
+        black_box(weights.scope(|| model.predict(&x, &t, &y)));
         Ok(())
     };
     Ok(Job { step: Box::new(step), gflop: Some(gflop), images: Some(BATCH) })
@@ -153,19 +160,33 @@ fn dit_train() -> Result<Job> {
     Ok(Job { step: Box::new(step), gflop: Some(gflop), images: Some(BATCH) })
 }
 
+/// The token mixers whose cost at several lengths is compared.
+pub fn operators_by_length() -> [OperatorConfig; 3] {
+    [
+        OperatorConfig::Attention(AttentionConfig { heads: 16 }),
+        OperatorConfig::SlidingWindow(SlidingWindowConfig { left: 4, right: 4, heads: 16 }),
+        OperatorConfig::HyenaX(HyenaXConfig { kernel: 4 }),
+    ]
+}
+
+/// A step of stage 1 of a token mixer on one image.
+pub(super) fn one_image(config: &OperatorConfig, tokens: usize) -> Result<Job> {
+    distil(config, 3 * WIDTH, 1, tokens)
+}
+
 /// `first` is the output width of the layer that sees the input, whose own gradient nobody needs.
-fn distil(config: &OperatorConfig, first: usize) -> Result<Job> {
+fn distil(config: &OperatorConfig, first: usize, batch: usize, tokens: usize) -> Result<Job> {
     let device = Device::flex().autodiff();
     let operator = config.init(WIDTH, &mut Init::new(0, 0, &device))?;
-    let (x, y) = (normal(BATCH * TOKENS * WIDTH, 1), normal(BATCH * TOKENS * WIDTH, 2));
-    let forward = BATCH * config.flops(WIDTH, TOKENS).total();
-    let unneeded = BATCH * 2 * TOKENS * WIDTH * first;
+    let (x, y) = (normal(batch * tokens * WIDTH, 1), normal(batch * tokens * WIDTH, 2));
+    let forward = batch * config.flops(WIDTH, tokens).total();
+    let unneeded = batch * 2 * tokens * WIDTH * first;
     let gflop = (3 * forward - unneeded) as f64 / 1e9;
     let mut learner = Learner::new(operator);
-    let input = Tensor::from_data(TensorData::new(x, [BATCH, TOKENS, WIDTH]), &device);
+    let input = Tensor::from_data(TensorData::new(x, [batch, tokens, WIDTH]), &device);
     let step =
         move || learner.step(RegressionLoss::L1, &y, |operator: &Operator| operator.forward(input.clone()));
-    Ok(Job { step: Box::new(step), gflop: Some(gflop), images: Some(BATCH) })
+    Ok(Job { step: Box::new(step), gflop: Some(gflop), images: Some(batch) })
 }
 
 /// A module with the state of AdamW.
@@ -248,11 +269,11 @@ fn stage1() -> Result<Job> {
     let config = recipe.distill.expect("the quickstart has a stage 1");
     let schedule = Schedule::linear();
     let activations = {
-        let (sites, sizes) = (sites.clone(), sizes.clone());
+        let (sites, sizes, weights) = (sites.clone(), sizes.clone(), PackedWeights::default());
         move |step: u64| -> Result<BTreeMap<_, Activations>> {
             let batch = batches.batch(step, EMBEDDED_BATCH)?;
             let noised = add_noise(&sizes, &schedule, &batch.images, &batch.labels, 0.1, 0, step << 20)?;
-            Ok(capture(&teacher.model, &sizes, &noised, &sites))
+            Ok(weights.scope(|| capture(&teacher.model, &sizes, &noised, &sites)))
         }
     };
     let held_out = activations(u64::from(u32::MAX))?;

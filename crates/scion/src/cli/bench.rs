@@ -3,7 +3,9 @@ use std::io::Write;
 use clap::{Args, ValueEnum};
 
 use super::set_precision;
-use crate::bench::{Measurement, WORKLOADS, Workload, measure, peak_gflops};
+use crate::bench::{
+    Measurement, WORKLOADS, Workload, measure, measure_lengths, operators_by_length, peak_gflops,
+};
 use crate::config::PrecisionConfig;
 use crate::error::Result;
 
@@ -18,6 +20,9 @@ pub struct BenchArguments {
     /// Timed steps of each
     #[arg(long, default_value_t = 7)]
     runs: usize,
+    /// Instead, one step of stage 1 of token mixers on one image of so many tokens, separated by commas
+    #[arg(long, value_delimiter = ',', conflicts_with = "only", value_parser = parse_tokens)]
+    lengths: Vec<usize>,
     /// Print one JSON object a line
     #[arg(long)]
     json: bool,
@@ -27,6 +32,8 @@ pub struct BenchArguments {
 enum Precisions {
     F32,
     Bf16,
+    /// The one that pays on this machine
+    Auto,
     Both,
 }
 
@@ -34,13 +41,14 @@ pub fn bench(arguments: &BenchArguments) -> Result<()> {
     let precisions: &[PrecisionConfig] = match arguments.precision {
         Precisions::F32 => &[PrecisionConfig::F32],
         Precisions::Bf16 => &[PrecisionConfig::Bf16],
+        Precisions::Auto => &[PrecisionConfig::Auto.resolved()],
         Precisions::Both => &[PrecisionConfig::F32, PrecisionConfig::Bf16],
     };
     let all: Vec<Workload> = WORKLOADS.iter().map(|(_, workload)| *workload).collect();
     let chosen = if arguments.only.is_empty() { &all } else { &arguments.only };
     if !arguments.json {
         say!(
-            "{:<15} {:>5} {:>10} {:>10} {:>10} {:>9} {:>7} {:>10} {:>10}",
+            "{:<20} {:>5} {:>10} {:>10} {:>10} {:>9} {:>7} {:>10} {:>10}",
             "workload",
             "",
             "median ms",
@@ -52,22 +60,42 @@ pub fn bench(arguments: &BenchArguments) -> Result<()> {
             "memory"
         );
     }
+    let show = |found: Measurement| match arguments.json {
+        true => {
+            say!("{}", serde_json::to_string(&found).expect("measurements are plain data"));
+            Ok(())
+        }
+        false => print(&found),
+    };
     for &precision in precisions {
         set_precision(precision);
+        if !arguments.lengths.is_empty() {
+            for operator in operators_by_length() {
+                measure_lengths(&operator, &arguments.lengths, precision, arguments.runs, show)?;
+            }
+            continue;
+        }
         let peak = peak_gflops(scion_kernels::precision());
         for &workload in chosen {
-            let found = measure(workload, precision, arguments.runs, peak)?;
-            if arguments.json {
-                say!("{}", serde_json::to_string(&found).expect("measurements are plain data"));
-            } else {
-                print(&found)?;
-            }
+            show(measure(workload, precision, arguments.runs, peak)?)?;
         }
         if !arguments.json {
-            say!("{:<15} {:>5} {:>42.0} GFLOP/s", "product's peak", name(precision), peak);
+            say!("{:<20} {:>5} {:>42.0} GFLOP/s", "product's peak", name(precision), peak);
         }
     }
     Ok(())
+}
+
+/// Most tokens that are measured: those of an image of 8192 × 8192 pixels.
+const MAX_TOKENS: usize = 1 << 18;
+
+fn parse_tokens(text: &str) -> Result<usize, String> {
+    let tokens = text.parse().map_err(|_| format!("{text} is no number of tokens"))?;
+    if (1..=MAX_TOKENS).contains(&tokens) {
+        Ok(tokens)
+    } else {
+        Err(format!("tokens must lie between 1 and {MAX_TOKENS}"))
+    }
 }
 
 fn print(found: &Measurement) -> Result<()> {
@@ -75,8 +103,8 @@ fn print(found: &Measurement) -> Result<()> {
         value.map_or_else(|| "—".to_string(), |value| format!("{value:.digits$}"))
     };
     say!(
-        "{:<15} {:>5} {:>10.2} {:>10.2} {:>10.2} {:>9} {:>7} {:>10} {:>6} MiB",
-        found.workload,
+        "{:<20} {:>5} {:>10.2} {:>10.2} {:>10.2} {:>9} {:>7} {:>10} {:>6} MiB",
+        found.tokens.map_or_else(|| found.workload.clone(), |tokens| format!("{} {tokens}", found.workload)),
         name(found.precision),
         found.median_ms,
         found.min_ms,
@@ -93,5 +121,6 @@ fn name(precision: PrecisionConfig) -> &'static str {
     match precision {
         PrecisionConfig::F32 => "f32",
         PrecisionConfig::Bf16 => "bf16",
+        PrecisionConfig::Auto => "auto",
     }
 }

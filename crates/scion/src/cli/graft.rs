@@ -36,7 +36,7 @@ pub struct RunArguments {
 impl RunArguments {
     fn read(&self, common: &Common) -> Result<(Recipe, PathBuf)> {
         let mut recipe = Recipe::read(&self.recipe)?;
-        recipe.seed = common.seed.unwrap_or(recipe.seed);
+        settle(&mut recipe, common);
         recipe.data.skip_broken |= self.skip_broken;
         let stem = self.recipe.file_stem().unwrap_or_default();
         let out = self.out.clone().unwrap_or_else(|| Path::new("runs").join(stem));
@@ -44,9 +44,15 @@ impl RunArguments {
     }
 }
 
+/// Replaces what the recipe leaves to the command line and the machine.
+fn settle(recipe: &mut Recipe, common: &Common) {
+    recipe.seed = common.seed.unwrap_or(recipe.seed);
+    recipe.precision = recipe.precision.resolved();
+}
+
 pub fn quickstart(arguments: &QuickstartArguments, common: &Common) -> Result<()> {
     let mut recipe = Recipe::parse(QUICKSTART, Path::new("quickstart.toml"))?;
-    recipe.seed = common.seed.unwrap_or(recipe.seed);
+    settle(&mut recipe, common);
     if arguments.dry_run {
         return dry_run(&recipe);
     }

@@ -199,8 +199,5 @@ fn set_threads(common: &Common) -> Result<()> {
 
 /// Chooses the operand precision of all products.
 fn set_precision(precision: PrecisionConfig) {
-    scion_kernels::set_precision(match precision {
-        PrecisionConfig::Bf16 => scion_kernels::Precision::Bf16,
-        PrecisionConfig::F32 => scion_kernels::Precision::F32,
-    });
+    scion_kernels::set_precision(precision.operands());
 }

@@ -66,6 +66,8 @@ enum SamplerChoice {
 enum PrecisionChoice {
     F32,
     Bf16,
+    /// bf16 where this machine multiplies it clearly faster
+    Auto,
 }
 
 impl PrecisionChoice {
@@ -73,6 +75,7 @@ impl PrecisionChoice {
         match self {
             Self::F32 => PrecisionConfig::F32,
             Self::Bf16 => PrecisionConfig::Bf16,
+            Self::Auto => PrecisionConfig::Auto.resolved(),
         }
     }
 }

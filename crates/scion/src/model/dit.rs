@@ -92,11 +92,21 @@ impl Dit {
 
     /// [`Dit::forward`], showing every operator's input and output to `tap`.
     pub fn forward_tapped(&self, x: Tensor<4>, t: &[f32], y: &[usize], tap: &mut Tap) -> Tensor<4> {
-        let mut tokens = self.x_embedder.forward(x) + self.pos_embed.val().unsqueeze();
-        let c = silu(self.t_embedder.forward(t) + self.y_embedder.forward(y));
+        let (mut tokens, c) = self.embed(x, t, y);
         for (index, block) in self.blocks.iter().enumerate() {
             tokens = block.forward(index, tokens, &c, tap);
         }
+        self.head(tokens, c)
+    }
+
+    /// Tokens [N, T, D] and conditioning [N, D] before the first block.
+    pub(super) fn embed(&self, x: Tensor<4>, t: &[f32], y: &[usize]) -> (Tensor<3>, Tensor<2>) {
+        let tokens = self.x_embedder.forward(x) + self.pos_embed.val().unsqueeze();
+        (tokens, silu(self.t_embedder.forward(t) + self.y_embedder.forward(y)))
+    }
+
+    /// From the tokens after the last block and the conditioning to [N, C_out, H, W].
+    pub(super) fn head(&self, tokens: Tensor<3>, c: Tensor<2>) -> Tensor<4> {
         let modulation = self.final_layer.ada_ln.forward(c);
         let patches = self.final_layer.linear.forward(modulated_norm(tokens, modulation, 0, 1, EPS));
         self.unpatchify(patches)

@@ -1,6 +1,7 @@
 //! The class-conditional diffusion transformer (DiT, Peebles & Xie 2023) with replaceable operators.
 
 mod block;
+mod checkpointed;
 mod config;
 mod dit;
 mod embed;
@@ -8,6 +9,7 @@ mod file;
 mod parameters;
 
 pub use block::{Block, Tap};
+pub use checkpointed::Checkpointed;
 pub use config::{Architecture, DitConfig, PRESETS, Replacement};
 pub use dit::Dit;
 pub use file::{architecture_of, load, save_scion, save_scion_as, tensor_sources};

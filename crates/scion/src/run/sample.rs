@@ -2,6 +2,8 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
+use scion_kernels::PackedWeights;
+
 use crate::atomic;
 use crate::config::SampleConfig;
 use crate::data::from_unit;
@@ -32,6 +34,7 @@ pub fn sample_images(
         )));
     }
     let (schedule, sampler) = config.schedule()?;
+    let weights = PackedWeights::default();
     let sampling = Sampling { sampler, clip_denoised: false };
     let mut images = Vec::with_capacity(labels.len() * sizes.image_len());
     for (batch, labels) in labels.chunks(config.batch).enumerate() {
@@ -45,7 +48,9 @@ pub fn sample_images(
         let shape = [labels.len(), sizes.in_channels, sizes.input_size, sizes.input_size];
         let noise = |image: usize, z: &mut [f32]| streams[image].fill_normal(z);
         let predict = |x: &[f32], t: usize| guided(model, sizes, config, x, t, labels, shape);
-        images.extend(sample_loop(&schedule, sampling, shape, x_t, noise, predict, |_| Ok(()))?);
+        images.extend(
+            weights.scope(|| sample_loop(&schedule, sampling, shape, x_t, noise, predict, |_| Ok(())))?,
+        );
         on_images(labels.len());
     }
     Ok(images)

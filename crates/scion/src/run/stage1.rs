@@ -4,6 +4,7 @@ use std::sync::Arc;
 use burn::module::Module;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+use scion_kernels::PackedWeights;
 
 use super::{Progress, RunFolder, training_images};
 use crate::capture::{Activations, Cache, CacheWriter, Site, add_noise, capture};
@@ -40,7 +41,7 @@ pub struct Regrown {
 
 /// The teacher's activations, step by step.
 enum Source<'a> {
-    Online { teacher: &'a Dit, sizes: &'a DitConfig, batches: Batches, seed: u64 },
+    Online { teacher: &'a Dit, weights: PackedWeights, sizes: &'a DitConfig, batches: Batches, seed: u64 },
     Cached { caches: BTreeMap<Site, Cache>, seed: u64 },
 }
 
@@ -144,7 +145,7 @@ impl<'a> Source<'a> {
     ) -> Result<Self> {
         let seed = recipe.seed;
         let batches = Batches::new(training, seed, false)?;
-        let online = Self::Online { teacher, sizes, batches, seed };
+        let online = Self::Online { teacher, weights: PackedWeights::default(), sizes, batches, seed };
         if config.capture == CaptureMode::Online {
             return Ok(online);
         }
@@ -172,13 +173,13 @@ impl<'a> Source<'a> {
     /// The activations of step `step`, a function of the step alone.
     fn batch(&self, step: u64, size: usize, sites: &[Site]) -> Result<BTreeMap<Site, Activations>> {
         match self {
-            Self::Online { teacher, sizes, batches, seed } => {
+            Self::Online { teacher, weights, sizes, batches, seed } => {
                 let batch = batches.batch(step, size)?;
                 let first = CAPTURED + step * size as u64;
                 let schedule = Schedule::linear();
                 let noised =
                     add_noise(sizes, &schedule, &batch.images, &batch.labels, LABEL_DROPOUT, *seed, first)?;
-                Ok(capture(teacher, sizes, &noised, sites))
+                Ok(weights.scope(|| capture(teacher, sizes, &noised, sites)))
             }
             Self::Cached { caches, seed } => {
                 let samples = caches.values().next().map_or(0, Cache::samples);

@@ -49,6 +49,9 @@ pub struct TrainConfig {
     /// Whether images are mirrored at random.
     #[serde(default)]
     pub flip: bool,
+    /// Whether the backward pass runs each block anew instead of keeping its activations: less memory, more time.
+    #[serde(default)]
+    pub activation_checkpointing: bool,
     /// Steps between checkpoints.
     #[serde(default = "checkpoint_every")]
     pub checkpoint_every: u64,

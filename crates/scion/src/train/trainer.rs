@@ -1,5 +1,8 @@
 //! The loop of pretraining and stage 2.
 
+use std::collections::BTreeMap;
+
+use burn::Tensor;
 use burn::module::Module;
 use scion_kernels::{backward, with_values};
 use serde::Serialize;
@@ -11,7 +14,7 @@ use crate::capture::add_noise;
 use crate::data::Batch;
 use crate::diffusion::{Schedule, hybrid_loss};
 use crate::error::{Error, Result};
-use crate::model::{Dit, DitConfig, apply_weights};
+use crate::model::{Checkpointed, Dit, DitConfig, apply_weights};
 
 /// What one step reports.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -81,17 +84,38 @@ impl Trainer {
             self.seed,
             first,
         )?;
-        let device = self.model.device();
-        let out = self.model.forward(noised.tensor(sizes, &device), &noised.times(), &noised.labels);
-        let mut slope = vec![0f32; out.dims().iter().product()];
-        let loss = with_values(&out, |out| {
-            let (schedule, noised) = (&self.schedule, &noised);
-            hybrid_loss(schedule, out, &batch.images, &noised.noise, &noised.x_t, &noised.t, Some(&mut slope))
-        })?;
-        if !loss.total.is_finite() {
-            return Err(diverged(self.state.step + 1, &format!("a loss of {}", loss.total)));
-        }
-        let by_name = collect(&self.model, backward(out, slope));
+        let x = noised.tensor(sizes, &self.model.device());
+        let loss = |out: &Tensor<4>| {
+            let mut slope = vec![0f32; out.dims().iter().product()];
+            let loss = with_values(out, |out| {
+                let (schedule, noised) = (&self.schedule, &noised);
+                hybrid_loss(
+                    schedule,
+                    out,
+                    &batch.images,
+                    &noised.noise,
+                    &noised.x_t,
+                    &noised.t,
+                    Some(&mut slope),
+                )
+            })?;
+            if !loss.total.is_finite() {
+                return Err(diverged(self.state.step + 1, &format!("a loss of {}", loss.total)));
+            }
+            Ok((loss, slope))
+        };
+        let (t, y) = (noised.times(), &noised.labels);
+        let (loss, by_name) = if config.activation_checkpointing {
+            let pass = Checkpointed::forward(&self.model, x, &t, y);
+            let (loss, slope) = loss(pass.out())?;
+            let mut by_name = BTreeMap::new();
+            pass.backward(slope, |part| by_name.extend(collect(&self.model, part)));
+            (loss, by_name)
+        } else {
+            let out = self.model.forward(x, &t, y);
+            let (loss, slope) = loss(&out)?;
+            (loss, collect(&self.model, backward(out, slope)))
+        };
         let lr = config.lr * config.schedule.factor(self.state.step, config.steps, config.warmup);
         let step = Step {
             lr,

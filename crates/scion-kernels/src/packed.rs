@@ -1,0 +1,110 @@
+//! Weights packed once for many products.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use crate::array::Array;
+use crate::gemm::{Epilogue, MatRef, PackedB, Precision, matmul, matmul_packed};
+
+/// The packed weights of models that run many times unchanged, such as one that images are drawn from.
+#[derive(Default)]
+pub struct PackedWeights(RefCell<HashMap<Key, Held>>);
+
+/// Address, rows, columns and precision of a weight.
+type Key = (usize, usize, usize, Precision);
+
+struct Held {
+    /// Keeps the address from being used by another tensor, and the values from being changed in place.
+    _weight: Array,
+    packed: PackedB,
+}
+
+thread_local! {
+    static IN_USE: RefCell<Option<PackedWeights>> = const { RefCell::new(None) };
+}
+
+impl PackedWeights {
+    /// Runs `f`; in it, forward passes without gradients pack the weights of linear layers and MLPs here at first use,
+    /// and later find them. A weight that has been changed meanwhile is another tensor, and is packed anew.
+    pub fn scope<R>(&self, f: impl FnOnce() -> R) -> R {
+        /// Puts things back, after a panic as well.
+        struct Lent<'a>(&'a PackedWeights, Option<PackedWeights>);
+        impl Drop for Lent<'_> {
+            fn drop(&mut self) {
+                let used = IN_USE.replace(self.1.take());
+                self.0.0.replace(used.unwrap_or_default().0.into_inner());
+            }
+        }
+        let mine = PackedWeights(RefCell::new(self.0.take()));
+        let _lent = Lent(self, IN_USE.replace(Some(mine)));
+        f()
+    }
+}
+
+/// `c = activation(a · Wᵀ + b)` for a weight of [out, in]; with `frozen`, by way of the [`PackedWeights`] in use.
+pub(crate) fn times_weight(
+    precision: Precision,
+    a: MatRef<'_>,
+    weight: &Array,
+    c: &mut [f32],
+    epilogue: Epilogue<'_>,
+    frozen: bool,
+) {
+    let (outputs, inputs) = (weight.rows(), weight.width());
+    let b = MatRef::new(weight.values(), outputs, inputs).t();
+    IN_USE.with_borrow(|in_use| match in_use {
+        Some(PackedWeights(held)) if frozen && PackedB::saves_work(precision) => {
+            let key = (weight.values().as_ptr().addr(), outputs, inputs, precision);
+            let mut held = held.borrow_mut();
+            let found = held
+                .entry(key)
+                .or_insert_with(|| Held { _weight: weight.clone(), packed: PackedB::pack(precision, b) });
+            matmul_packed(a, &found.packed, c, outputs, false, epilogue);
+        }
+        _ => matmul(precision, a, b, c, outputs, false, epilogue),
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn product(x: &[f32], weight: &Array) -> Vec<f32> {
+        let mut y = vec![0.0; 2 * weight.rows()];
+        let x = MatRef::new(x, 2, weight.width());
+        times_weight(Precision::Bf16, x, weight, &mut y, Epilogue::default(), true);
+        y
+    }
+
+    #[test]
+    fn held_weights_give_the_same_bits_and_are_told_apart() {
+        let values = |seed: usize| (0..15).map(|i| (i * 7 + seed) as f32 / 11.0 - 0.6).collect::<Vec<f32>>();
+        let weights = [0, 1].map(|seed| Array::from_vec(values(seed), [5, 3]));
+        let x = values(2)[..6].to_vec();
+        let plain = weights.each_ref().map(|w| product(&x, w));
+        assert_ne!(plain[0], plain[1]);
+        let held = PackedWeights::default();
+        for _ in 0..2 {
+            let found = held.scope(|| weights.each_ref().map(|w| product(&x, w)));
+            assert_eq!(found, plain);
+        }
+        let kept = if PackedB::saves_work(Precision::Bf16) { 2 } else { 0 };
+        assert_eq!(held.0.borrow().len(), kept);
+        assert!(IN_USE.take().is_none());
+    }
+
+    #[test]
+    fn scopes_nest_and_survive_a_panic() {
+        let weight = Array::from_vec(vec![1.0; 6], [2, 3]);
+        let (outer, inner) = (PackedWeights::default(), PackedWeights::default());
+        outer.scope(|| {
+            let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                inner.scope(|| panic!("on purpose"))
+            }));
+            assert!(failed.is_err());
+            product(&[1.0; 6], &weight);
+        });
+        assert!(inner.0.borrow().is_empty());
+        assert_eq!(outer.0.borrow().len(), usize::from(PackedB::saves_work(Precision::Bf16)));
+    }
+}

@@ -1,0 +1,63 @@
+//! Every fused operator on one, two and three threads: the same bits, in values and gradients.
+
+mod common;
+
+use burn::Tensor;
+use common::{tensor, values};
+use scion_kernels::attention::{Window, attention};
+use scion_kernels::hyena::gated_conv;
+use scion_kernels::linear::{Activation, linear};
+use scion_kernels::mlp::mlp;
+use scion_kernels::norm::modulated_norm;
+use scion_kernels::residual::gated_residual;
+use scion_kernels::{Precision, set_precision};
+
+/// Output of an operator on one input, and the input's gradient.
+fn run<const D: usize>(input: Tensor<D>, operator: impl Fn(Tensor<D>) -> Tensor<3>) -> [Vec<f32>; 2] {
+    let out = operator(input.clone());
+    let weight = tensor(out.dims(), 99, 1.0).detach();
+    let gradients = (out.clone() * weight).sum().backward();
+    [values(out), values(input.grad(&gradients).unwrap())]
+}
+
+/// All operators, on sizes that are cut into several tasks.
+fn all() -> Vec<(&'static str, [Vec<f32>; 2])> {
+    let (n, tokens, width, hidden) = (3, 130, 96, 200);
+    let x = || tensor([n, tokens, width], 1, 1.0);
+    let qkv = || tensor([n, tokens, 3 * width], 2, 1.0);
+    let modulation = || tensor([n, 6 * width], 3, 1.0);
+    let (w1, b1) = (tensor([hidden, width], 4, 0.2), tensor([hidden], 5, 1.0));
+    let (w2, b2) = (tensor([width, hidden], 6, 0.2), tensor([width], 7, 1.0));
+    let (filter, bias) = (tensor([3 * width, 4], 8, 1.0), tensor([3 * width], 9, 1.0));
+    vec![
+        ("linear", run(x(), |x| linear(x, w1.clone(), b1.clone(), Activation::GeluTanh))),
+        ("linear's weight", run(w1.clone(), |w| linear(x(), w, b1.clone(), Activation::None))),
+        ("linear's bias", run(b1.clone(), |b| linear(x(), w1.clone(), b, Activation::None))),
+        ("mlp", run(x(), |x| mlp(x, w1.clone(), b1.clone(), w2.clone(), b2.clone()))),
+        ("mlp's weight", run(w2.clone(), |w| mlp(x(), w1.clone(), b1.clone(), w, b2.clone()))),
+        ("norm", run(x(), |x| modulated_norm(x, modulation(), 0, 1, 1e-6))),
+        ("norm's modulation", run(modulation(), |m| modulated_norm(x(), m, 0, 1, 1e-6))),
+        ("residual", run(x(), |y| gated_residual(x(), y, modulation(), 2))),
+        ("residual's gate", run(modulation(), |m| gated_residual(x(), x(), m, 2))),
+        ("attention", run(qkv(), |qkv| attention(qkv, 4, None))),
+        ("window", run(qkv(), |qkv| attention(qkv, 4, Some(Window { left: 4, right: 4 })))),
+        ("gated conv", run(qkv(), |qkv| gated_conv(qkv, filter.clone(), bias.clone()))),
+        ("gated conv's filter", run(filter.clone(), |f| gated_conv(qkv(), f, bias.clone()))),
+    ]
+}
+
+#[test]
+fn results_do_not_depend_on_threads() {
+    for precision in [Precision::F32, Precision::Bf16] {
+        set_precision(precision);
+        let on = |threads: usize| {
+            rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(all)
+        };
+        let one = on(1);
+        for threads in [2, 3] {
+            for ((name, expected), (_, found)) in one.iter().zip(on(threads)) {
+                assert!(*expected == found, "{name} in {precision:?} differs on {threads} threads");
+            }
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Activation checkpointing: a forward pass that keeps the tokens before each block and nothing from inside, and a
+//! backward pass that runs each block again. Memory is that of one block; time is one forward pass more.
+
+use burn::Tensor;
+use burn::module::Module;
+use burn::tensor::Gradients;
+use scion_kernels::{backward, with_values};
+
+use super::dit::Dit;
+
+/// A forward pass that can be gone through backwards once.
+pub struct Checkpointed<'a> {
+    model: &'a Dit,
+    /// The first tokens and the conditioning, with the way to the embedders' parameters.
+    embedded: (Tensor<3>, Tensor<2>),
+    /// The tokens before each block, without gradients.
+    inputs: Vec<Tensor<3>>,
+    /// The tokens after the last block and the conditioning, where the parts' gradients end.
+    leaves: (Tensor<3>, Tensor<2>),
+    out: Tensor<4>,
+}
+
+impl<'a> Checkpointed<'a> {
+    /// As [`Dit::forward`] of a model on an autodiff device.
+    pub fn forward(model: &'a Dit, x: Tensor<4>, t: &[f32], y: &[usize]) -> Self {
+        let embedded = model.embed(x, t, y);
+        let (mut tokens, c) = (embedded.0.clone().inner(), embedded.1.clone().inner());
+        let mut inputs = Vec::with_capacity(model.blocks().len());
+        for (index, block) in model.blocks().iter().enumerate() {
+            inputs.push(tokens.clone());
+            tokens = block.valid().forward(index, tokens, &c, &mut |_, _, _, _| {});
+        }
+        let leaves = (leaf(tokens), leaf(c));
+        let out = model.head(leaves.0.clone(), leaves.1.clone());
+        Self { model, embedded, inputs, leaves, out }
+    }
+
+    /// The model's output.
+    pub fn out(&self) -> &Tensor<4> {
+        &self.out
+    }
+
+    /// Gradients of a loss whose gradient by the output is `slope`: `see` gets those of the last layer, of every block
+    /// from the last to the first, and of the embedders. Every parameter is in one of them.
+    pub fn backward(self, slope: Vec<f32>, mut see: impl FnMut(Gradients)) {
+        let (mut tokens, c) = self.leaves;
+        let mut gradients = backward(self.out, slope);
+        let mut d_tokens = taken(&tokens, &mut gradients);
+        let mut d_c = taken(&c, &mut gradients);
+        see(gradients);
+        for (index, (block, input)) in self.model.blocks().iter().zip(self.inputs).enumerate().rev() {
+            tokens = leaf(input);
+            let out = block.forward(index, tokens.clone(), &c, &mut |_, _, _, _| {});
+            let mut gradients = backward(out, with_values(&d_tokens, <[f32]>::to_vec));
+            d_tokens = taken(&tokens, &mut gradients);
+            d_c = d_c + taken(&c, &mut gradients);
+            see(gradients);
+        }
+        let (tokens, c) = self.embedded;
+        let loss = (tokens * Tensor::from_inner(d_tokens)).sum() + (c * Tensor::from_inner(d_c)).sum();
+        see(loss.backward());
+    }
+}
+
+/// A tensor that gradients are taken of.
+fn leaf<const D: usize>(values: Tensor<D>) -> Tensor<D> {
+    Tensor::from_inner(values).require_grad()
+}
+
+/// The gradient of a leaf.
+fn taken<const D: usize>(leaf: &Tensor<D>, gradients: &mut Gradients) -> Tensor<D> {
+    leaf.grad_remove(gradients).expect("every part depends on the tokens and the conditioning")
+}
