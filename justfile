@@ -46,3 +46,7 @@ teacher:
     rm -f runs/teacher/teacher-f16.safetensors
     cargo run --release -- convert runs/teacher/model.safetensors runs/teacher/teacher-f16.safetensors --layout scion --dtype f16
     cp runs/teacher/teacher-f16.safetensors assets/teacher.safetensors
+
+# The kernels' tests under AddressSanitizer, which stable compilers carry but do not offer.
+asan:
+    RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address" cargo test --package scion-kernels --tests --target x86_64-unknown-linux-gnu --target-dir target/asan
