@@ -38,6 +38,8 @@ def main():
     parser.add_argument("--seeds", default=3, type=int)
     parser.add_argument("--work", default=ROOT / "runs/precision", type=Path)
     arguments = parser.parse_args()
+    if arguments.seeds < 2:
+        parser.error("--seeds must be at least 2: one seed has no spread")
     arguments.work.mkdir(parents=True, exist_ok=True)
     runs = {(p, s): run(arguments.scion, arguments.work, p, s)
             for s in range(1, arguments.seeds + 1) for p in PRECISIONS}

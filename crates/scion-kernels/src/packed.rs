@@ -2,11 +2,15 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use crate::array::Array;
 use crate::gemm::{Epilogue, MatRef, PackedB, Precision, matmul, matmul_packed};
 
 /// The packed weights of models that run many times unchanged, such as one that images are drawn from.
+///
+/// They are kept, with the weights they were made of, until this is dropped: for a model that changes between passes it
+/// only grows. Products of f32 operands do without: packing costs them little, and memory would double.
 #[derive(Default)]
 pub struct PackedWeights(RefCell<HashMap<Key, Held>>);
 
@@ -16,7 +20,7 @@ type Key = (usize, usize, usize, Precision);
 struct Held {
     /// Keeps the address from being used by another tensor, and the values from being changed in place.
     _weight: Array,
-    packed: PackedB,
+    packed: Rc<PackedB>,
 }
 
 thread_local! {
@@ -41,28 +45,36 @@ impl PackedWeights {
     }
 }
 
-/// `c = activation(a · Wᵀ + b)` for a weight of [out, in]; with `frozen`, by way of the [`PackedWeights`] in use.
+/// `c = activation(a · Wᵀ + b)` for a weight of [out, in]; with `reuse`, by way of the [`PackedWeights`] in use.
 pub(crate) fn times_weight(
     precision: Precision,
     a: MatRef<'_>,
     weight: &Array,
     c: &mut [f32],
     epilogue: Epilogue<'_>,
-    frozen: bool,
+    reuse: bool,
 ) {
     let (outputs, inputs) = (weight.rows(), weight.width());
     let b = MatRef::new(weight.values(), outputs, inputs).t();
-    IN_USE.with_borrow(|in_use| match in_use {
-        Some(PackedWeights(held)) if frozen && PackedB::saves_work(precision) => {
-            let key = (weight.values().as_ptr().addr(), outputs, inputs, precision);
-            let mut held = held.borrow_mut();
-            let found = held
-                .entry(key)
-                .or_insert_with(|| Held { _weight: weight.clone(), packed: PackedB::pack(precision, b) });
-            matmul_packed(a, &found.packed, c, outputs, false, epilogue);
-        }
-        _ => matmul(precision, a, b, c, outputs, false, epilogue),
+    let in_use = reuse && precision == Precision::Bf16 && IN_USE.with_borrow(Option::is_some);
+    if !in_use {
+        return matmul(precision, a, b, c, outputs, false, epilogue);
+    }
+    let key = (weight.values().as_ptr().addr(), outputs, inputs, precision);
+    // Nothing stays borrowed while products run: a thread that waits for them may take up other work.
+    let found = with_held(|held| held.get(&key).map(|held| held.packed.clone()));
+    let packed = found.unwrap_or_else(|| {
+        let packed = Rc::new(PackedB::pack(precision, b));
+        let held = Held { _weight: weight.clone(), packed: packed.clone() };
+        with_held(|all| all.insert(key, held));
+        packed
     });
+    matmul_packed(a, &packed, c, outputs, false, epilogue);
+}
+
+/// The weights held by the [`PackedWeights`] in use.
+fn with_held<R>(see: impl FnOnce(&mut HashMap<Key, Held>) -> R) -> R {
+    IN_USE.with_borrow(|in_use| see(&mut in_use.as_ref().expect("a scope is open").0.borrow_mut()))
 }
 
 #[cfg(test)]
@@ -88,9 +100,19 @@ mod tests {
             let found = held.scope(|| weights.each_ref().map(|w| product(&x, w)));
             assert_eq!(found, plain);
         }
-        let kept = if PackedB::saves_work(Precision::Bf16) { 2 } else { 0 };
-        assert_eq!(held.0.borrow().len(), kept);
+        assert_eq!(held.0.borrow().len(), 2);
         assert!(IN_USE.take().is_none());
+    }
+
+    #[test]
+    fn a_changed_weight_is_packed_anew() {
+        let mut weight = Array::from_vec(vec![1.0; 15], [5, 3]);
+        let (x, held) = (vec![1.0; 6], PackedWeights::default());
+        assert_eq!(held.scope(|| product(&x, &weight)), [3.0; 10]);
+        let mut tensor = weight.into_primitive();
+        tensor.storage_mut::<f32>().fill(2.0);
+        weight = Array::new(tensor);
+        assert_eq!(held.scope(|| product(&x, &weight)), [6.0; 10]);
     }
 
     #[test]
@@ -105,6 +127,6 @@ mod tests {
             product(&[1.0; 6], &weight);
         });
         assert!(inner.0.borrow().is_empty());
-        assert_eq!(outer.0.borrow().len(), usize::from(PackedB::saves_work(Precision::Bf16)));
+        assert_eq!(outer.0.borrow().len(), 1);
     }
 }

@@ -53,6 +53,7 @@ checkpoint-every = 7
 steps = 60
 batch = 32
 ema = 0.9
+activation-checkpointing = true
 checkpoint-every = 7
 "#;
 

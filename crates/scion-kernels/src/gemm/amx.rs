@@ -17,7 +17,9 @@ pub(super) fn request() -> bool {
     const TILE_DATA: libc::c_long = 18;
     const BF16: u32 = 1 << 22;
     const TILE: u32 = 1 << 24;
-    let features = __cpuid_count(7, 0).edx;
+    #[allow(unused_unsafe, reason = "safe from Rust 1.94 on")]
+    // SAFETY: every x86-64 CPU has the instruction.
+    let features = unsafe { __cpuid_count(7, 0) }.edx;
     // SAFETY: arch_prctl with this code only asks for a permission; older kernels refuse it.
     features & BF16 != 0
         && features & TILE != 0
@@ -112,6 +114,7 @@ pub(super) unsafe fn compute(tile: Tile<'_>) {
 /// # Safety
 /// As [`compute`]; `from` can be read and `to` written.
 unsafe fn multiply(tile: &Tile<'_>, from: (*const f32, usize), to: (*mut f32, usize)) {
+    debug_assert!(tile.steps.is_multiple_of(STEPS));
     // A strip that the tile does not need is replaced by the first, and what comes of it ignored.
     let second = |needed: bool, stride: usize| if needed { stride } else { 0 };
     let (a, b) = (tile.a.cast::<Row>(), tile.b);
@@ -120,11 +123,27 @@ unsafe fn multiply(tile: &Tile<'_>, from: (*const f32, usize), to: (*mut f32, us
         asm!(
             "tileloadd tmm0, [{from} + {from_stride}]",
             "tileloadd tmm1, [{from} + {from_stride} + 64]",
-            "tileloadd tmm2, [{from_below} + {from_stride}]",
-            "tileloadd tmm3, [{from_below} + {from_stride} + 64]",
+            "mov {ahead}, {from_stride}",
+            "shl {ahead}, 4",
+            "add {ahead}, {from}",
+            "tileloadd tmm2, [{ahead} + {from_stride}]",
+            "tileloadd tmm3, [{ahead} + {from_stride} + 64]",
             "test {steps}, {steps}",
             "jz 3f",
+            "mov {ahead}, {to}",
             "2:",
+            // Where the sums go is asked for meanwhile, a few rows at a time.
+            "prefetchw [{ahead}]",
+            "prefetchw [{ahead} + 64]",
+            "add {ahead}, {to_stride}",
+            "prefetchw [{ahead}]",
+            "prefetchw [{ahead} + 64]",
+            "add {ahead}, {to_stride}",
+            "prefetchw [{ahead}]",
+            "prefetchw [{ahead} + 64]",
+            "add {ahead}, {to_stride}",
+            "cmp {ahead}, {last}",
+            "cmova {ahead}, {last}",
             "tileloadd tmm4, [{a0} + {stride}]",
             "tileloadd tmm6, [{b0} + {stride}]",
             "tileloadd tmm7, [{b1} + {stride}]",
@@ -154,9 +173,10 @@ unsafe fn multiply(tile: &Tile<'_>, from: (*const f32, usize), to: (*mut f32, us
             steps = inout(reg) tile.steps / STEPS => _,
             stride = in(reg) size_of::<Row>(),
             from = in(reg) from.0,
-            from_below = in(reg) from.0.wrapping_add(LANES * from.1),
             from_stride = in(reg) from.1 * size_of::<f32>(),
             to = in(reg) to.0,
+            last = in(reg) to.0.wrapping_add((2 * LANES - 3) * to.1),
+            ahead = out(reg) _,
             to_stride = in(reg) to.1 * size_of::<f32>(),
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,

@@ -2,7 +2,7 @@
 //!
 //! B is packed whole, in parallel. C is cut into blocks of rows × groups of a tile's columns, one Rayon
 //! task each. A task packs its rows of A (they stay in L2) and sweeps them past one group of B's columns
-//! after another, each in blocks of k (which stay in L1).
+//! after another, each in blocks of k.
 
 use super::epilogue::Output;
 use super::format::{Format, Layout, with_format};
@@ -14,7 +14,7 @@ use std::cell::Cell;
 use std::ops::Range;
 use std::thread::LocalKey;
 
-/// Rows of packed A that a task holds at a time, where its rows of C need no fewer: half of L2.
+/// Rows of packed A that a task holds at a time, where its rows of C need no fewer: 1 MB, of L2's one or two.
 const PACKED_ROWS: usize = 1 << 14;
 /// Strips of B packed by one task.
 const PACK_STRIPS: usize = 4;
@@ -75,18 +75,19 @@ struct Grid {
 }
 
 impl Grid {
-    /// Halves the blocks, squarish, until there are a few for every thread.
-    fn new(m: usize, n: usize, tile_cols: usize, block_rows: usize, threads: usize) -> Self {
+    /// Halves the blocks, rows before columns, until there are a few for every thread.
+    fn new<F: Format>(m: usize, n: usize, threads: usize) -> Self {
         let wanted = if threads == 1 { 1 } else { 4 * threads };
-        let mut rows = block_rows.min(m.next_multiple_of(LANES));
-        let mut cols = n.next_multiple_of(tile_cols);
+        let least = F::TILE_ROWS.max(LANES);
+        let mut rows = F::BLOCK_ROWS.min(m.next_multiple_of(least));
+        let mut cols = n.next_multiple_of(F::TILE_COLS);
         while m.div_ceil(rows) * n.div_ceil(cols) < wanted {
-            if rows > 64 {
-                rows = (rows / 2).next_multiple_of(LANES);
-            } else if cols > tile_cols {
-                cols = (cols / 2).next_multiple_of(tile_cols);
-            } else if rows > LANES {
-                rows = (rows / 2).next_multiple_of(LANES);
+            if rows > F::LEAST_ROWS {
+                rows = (rows / 2).next_multiple_of(least);
+            } else if cols > F::TILE_COLS {
+                cols = (cols / 2).next_multiple_of(F::TILE_COLS);
+            } else if rows > least {
+                rows = (rows / 2).next_multiple_of(least);
             } else {
                 break;
             }
@@ -94,7 +95,7 @@ impl Grid {
         let col_blocks = n.div_ceil(cols);
         // Of blocks not much lower than that, those with which the last thread is done first.
         let last_done = |rows: usize| (m.div_ceil(rows) * col_blocks).div_ceil(threads) * rows;
-        let candidates = (rows / 2 / LANES..rows / LANES).map(|strips| (strips + 1) * LANES);
+        let candidates = (rows / 2 / least..rows / least).map(|tiles| (tiles + 1) * least);
         let rows = candidates.rev().min_by_key(|&rows| last_done(rows)).unwrap_or(rows);
         Self { rows, cols, row_blocks: m.div_ceil(rows), col_blocks }
     }
@@ -107,7 +108,7 @@ fn run<F: Format>(a: Lanes<'_>, b: &[Row], out: &Output<'_>) {
     }
     assert_eq!(b.len(), n.div_ceil(LANES) * steps, "a right-hand side packed in another layout");
     let threads = if m * n * steps < PARALLEL_FROM { 1 } else { rayon::current_num_threads() };
-    let grid = Grid::new(m, n, F::TILE_COLS, F::BLOCK_ROWS, threads);
+    let grid = Grid::new::<F>(m, n, threads);
     let task = |i: usize| {
         let (row, col) = (i / grid.col_blocks * grid.rows, i % grid.col_blocks * grid.cols);
         let block = Block { row, rows: grid.rows.min(m - row), col, cols: grid.cols.min(n - col), steps };
@@ -124,7 +125,11 @@ fn run<F: Format>(a: Lanes<'_>, b: &[Row], out: &Output<'_>) {
 
 /// A register tile's sums, where they do not go to C at once.
 #[repr(align(64))]
-struct Sums([f32; 1024]);
+struct Sums([f32; Sums::LEN]);
+
+impl Sums {
+    const LEN: usize = 1024;
+}
 
 /// One task's part of C; `row` is a multiple of 16, `col` of a tile's columns.
 struct Block {
@@ -175,7 +180,8 @@ impl Block {
         per_block: usize,
         out: &Output<'_>,
     ) {
-        let mut sums = Sums([0.0; 1024]);
+        const { assert!(F::TILE_ROWS * F::TILE_COLS <= Sums::LEN) }
+        let mut sums = Sums([0.0; Sums::LEN]);
         for col in (self.col..self.col + self.cols).step_by(F::TILE_COLS) {
             let cols = F::TILE_COLS.min(self.col + self.cols - col);
             let right = &b[col / LANES * self.steps..(col + cols).div_ceil(LANES) * self.steps];

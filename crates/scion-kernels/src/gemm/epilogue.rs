@@ -172,16 +172,15 @@ fn each(from: &[f32], to: &mut [f32], f: impl Fn(f32) -> f32) {
 }
 
 #[inline(always)]
-fn gelu_backward<const FUSED: bool>(pre: &[f32], from: &mut [f32], to: &mut [f32]) {
-    let (pre_runs, pre_rest) = pre.as_chunks::<RUN>();
-    let (runs, rest) = from.as_chunks_mut::<RUN>();
-    for (pre, run) in pre_runs.iter().zip(runs) {
-        for (from, &pre) in run.iter_mut().zip(pre) {
-            *from = gelu_backward_one::<FUSED>(pre, *from);
+fn gelu_backward<const FUSED: bool>(pre: &[f32], from: &[f32], to: &mut [f32]) {
+    let ((pre_runs, pre_rest), (from_runs, from_rest)) = (pre.as_chunks::<RUN>(), from.as_chunks::<RUN>());
+    let (runs, rest) = to.as_chunks_mut::<RUN>();
+    for ((pre, from), run) in pre_runs.iter().zip(from_runs).zip(runs) {
+        for ((to, &from), &pre) in run.iter_mut().zip(from).zip(pre) {
+            *to = gelu_backward_one::<FUSED>(pre, from);
         }
     }
-    for (from, &pre) in rest.iter_mut().zip(pre_rest) {
-        *from = gelu_backward_one::<FUSED>(pre, *from);
+    for ((to, &from), &pre) in rest.iter_mut().zip(from_rest).zip(pre_rest) {
+        *to = gelu_backward_one::<FUSED>(pre, from);
     }
-    to.copy_from_slice(from);
 }

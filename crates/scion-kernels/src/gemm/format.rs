@@ -19,11 +19,14 @@ pub(super) trait Format {
     const TILE_STRIPS: usize;
     /// Columns of C in a register tile.
     const TILE_COLS: usize = Self::TILE_STRIPS * LANES;
-    /// Longest block of k, in steps. A tile's columns of B for as many should fit L1; shorter blocks gain less than
-    /// the additional passes over C cost.
+    /// Longest block of k, in steps, found by trial. Shorter blocks, whose columns of B fit L1, gain less than the
+    /// additional passes over C cost.
     const BLOCK_STEPS: usize;
     /// Most rows of C in a task: as many rows of A should fit L2.
     const BLOCK_ROWS: usize;
+    /// Fewest rows of C in a task where columns can be cut instead, since every task over columns packs its rows of A
+    /// again.
+    const LEAST_ROWS: usize = 64;
     /// Values of k in one step.
     const K_PER_STEP: usize = if Self::BF16 { 2 } else { 1 };
 
@@ -42,8 +45,8 @@ pub(super) trait Format {
     /// Computes a tile of at most [`Self::TILE_ROWS`] rows and [`Self::TILE_COLS`] columns, neither zero.
     ///
     /// # Safety
-    /// Between [`Self::begin`] and [`Self::end`]. The strips that the rows and columns need hold `steps` steps; `c` is
-    /// valid for the rows and columns, and nobody else uses them.
+    /// Between [`Self::begin`] and [`Self::end`]. The strips that the rows and columns need hold `steps` steps, a
+    /// multiple of [`Self::STEP_GROUP`]; `c` is valid for the rows and columns, and nobody else uses them.
     unsafe fn compute(tile: Tile<'_>);
 }
 

@@ -108,11 +108,6 @@ impl PackedB {
         packed
     }
 
-    /// Whether a packed operand spares this machine's products work: not where they take f32 as it is.
-    pub fn saves_work(precision: Precision) -> bool {
-        precision == Precision::Bf16 || Isa::detect() >= Isa::Avx512Bf16
-    }
-
     /// Replaces the contents, reusing the memory: for a weight that has been updated.
     pub fn repack(&mut self, b: MatRef<'_>) {
         (self.rows, self.cols) = (b.rows(), b.cols());

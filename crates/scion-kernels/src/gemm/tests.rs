@@ -110,7 +110,7 @@ impl Case {
     }
 }
 
-const SHAPES: [(usize, usize, usize); 15] = [
+const SHAPES: [(usize, usize, usize); 16] = [
     (1, 1, 1),
     (3, 5, 1),
     (1, 300, 7),
@@ -126,6 +126,7 @@ const SHAPES: [(usize, usize, usize); 15] = [
     (260, 100, 32),
     (40, 40, 1600),
     (33, 300, 520),
+    (70, 100, 4500),
 ];
 
 #[test]
@@ -185,7 +186,7 @@ fn gelu_f64(x: f64) -> f64 {
 #[test]
 fn epilogues_match_f64() {
     for kernel in kernels() {
-        for shape in [(9, 50, 20), (33, 128, 700)] {
+        for shape in [(9, 50, 20), (33, 128, 700), (65, 70, 4500)] {
             let case = Case::new(shape, false, true, 1);
             let (m, n, _) = shape;
             let (exact, bias) = (case.exact(kernel.1), random(5, n));

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{Common, plan, set_precision};
-use crate::config::Recipe;
+use crate::config::{PrecisionConfig, Recipe};
 use crate::error::Result;
 use crate::run::{self, Outcome, QUICKSTART, Until};
 
@@ -36,7 +36,7 @@ pub struct RunArguments {
 impl RunArguments {
     fn read(&self, common: &Common) -> Result<(Recipe, PathBuf)> {
         let mut recipe = Recipe::read(&self.recipe)?;
-        settle(&mut recipe, common);
+        recipe.seed = common.seed.unwrap_or(recipe.seed);
         recipe.data.skip_broken |= self.skip_broken;
         let stem = self.recipe.file_stem().unwrap_or_default();
         let out = self.out.clone().unwrap_or_else(|| Path::new("runs").join(stem));
@@ -44,20 +44,23 @@ impl RunArguments {
     }
 }
 
-/// Replaces what the recipe leaves to the command line and the machine.
-fn settle(recipe: &mut Recipe, common: &Common) {
-    recipe.seed = common.seed.unwrap_or(recipe.seed);
-    recipe.precision = recipe.precision.resolved();
+/// Replaces `auto` by what it means on this machine, or for a run that is gone on with by what it meant then.
+fn settle_precision(recipe: &mut Recipe, out: &Path) {
+    if recipe.precision == PrecisionConfig::Auto {
+        let begun = Recipe::read(&out.join("recipe.toml")).ok().map(|begun| begun.precision);
+        recipe.precision = begun.unwrap_or(PrecisionConfig::Auto).resolved();
+    }
+    set_precision(recipe.precision);
 }
 
 pub fn quickstart(arguments: &QuickstartArguments, common: &Common) -> Result<()> {
     let mut recipe = Recipe::parse(QUICKSTART, Path::new("quickstart.toml"))?;
-    settle(&mut recipe, common);
+    recipe.seed = common.seed.unwrap_or(recipe.seed);
     if arguments.dry_run {
         return dry_run(&recipe);
     }
     let command = format!("scion quickstart --seed {}", recipe.seed);
-    start(&recipe, &arguments.out, Until::Report, &command, common)
+    start(recipe, &arguments.out, Until::Report, &command, common)
 }
 
 pub fn run(arguments: &RunArguments, common: &Common, until: Until) -> Result<()> {
@@ -66,22 +69,22 @@ pub fn run(arguments: &RunArguments, common: &Common, until: Until) -> Result<()
         return dry_run(&recipe);
     }
     let command = format!("scion run {} --seed {}", arguments.recipe.display(), recipe.seed);
-    start(&recipe, &out, until, &command, common)
+    start(recipe, &out, until, &command, common)
 }
 
 pub fn pretrain(arguments: &RunArguments, common: &Common) -> Result<()> {
-    let (recipe, out) = arguments.read(common)?;
+    let (mut recipe, out) = arguments.read(common)?;
     if arguments.dry_run {
         say!("{}", recipe.to_toml().trim_end());
         return Ok(());
     }
-    set_precision(recipe.precision);
+    settle_precision(&mut recipe, &out);
     tell(&run::pretrain(&recipe, &out, common.quiet)?)
 }
 
-fn start(recipe: &Recipe, out: &Path, until: Until, command: &str, common: &Common) -> Result<()> {
-    set_precision(recipe.precision);
-    tell(&run::run(recipe, out, until, command, common.quiet)?)
+fn start(mut recipe: Recipe, out: &Path, until: Until, command: &str, common: &Common) -> Result<()> {
+    settle_precision(&mut recipe, out);
+    tell(&run::run(&recipe, out, until, command, common.quiet)?)
 }
 
 fn tell(outcome: &Outcome) -> Result<()> {

@@ -75,7 +75,7 @@ impl PrecisionChoice {
         match self {
             Self::F32 => PrecisionConfig::F32,
             Self::Bf16 => PrecisionConfig::Bf16,
-            Self::Auto => PrecisionConfig::Auto.resolved(),
+            Self::Auto => PrecisionConfig::Auto,
         }
     }
 }
@@ -86,7 +86,8 @@ const CHUNK: usize = 256;
 pub fn sample(arguments: &SampleArguments, common: &Common) -> Result<()> {
     let form = arguments.out.extension().and_then(|e| e.to_str()).map(str::to_lowercase);
     check(arguments, form.as_deref())?;
-    set_precision(arguments.precision.config());
+    let precision = precision(arguments);
+    set_precision(precision);
     with_checkpoint(&arguments.model, |file| {
         let architecture = architecture_of(file, arguments.heads)?;
         let sizes = &architecture.dit;
@@ -102,7 +103,7 @@ pub fn sample(arguments: &SampleArguments, common: &Common) -> Result<()> {
         }
         let model = load(file, &architecture, &Device::flex())?;
         let seed = common.seed.unwrap_or(0);
-        let settings = settings(arguments, &model, sizes.heads, &classes, seed);
+        let settings = settings(arguments, precision, &model, sizes.heads, &classes, seed);
         let sampling = config(arguments);
         let drawing = Drawing { model, sizes, sampling, seed, labels, shape, settings, quiet: common.quiet };
         match form.as_deref() {
@@ -146,8 +147,7 @@ impl Drawing<'_> {
 
     /// Draws into one file. What an interrupted call had got to lies in a folder beside it.
     fn to_file(&self, out: &Path, form: &str) -> Result<()> {
-        let name = out.file_name().unwrap_or_default().to_string_lossy();
-        let parts = out.with_file_name(format!("{name}.parts"));
+        let parts = parts_folder(out);
         let mut progress = Progress::new("sample", self.labels.len() as u64, 0, self.quiet);
         let mut drawn = 0;
         let on_images = |count: usize| {
@@ -248,8 +248,35 @@ pub fn labels_of_folder(folder: &Path, count: usize) -> Option<Vec<usize>> {
 /// Beside the images of a folder: what decided them.
 const SETTINGS: &str = "sample.json";
 
+/// Where the images of an unfinished file are kept.
+fn parts_folder(out: &Path) -> PathBuf {
+    let name = out.file_name().unwrap_or_default().to_string_lossy();
+    out.with_file_name(format!("{name}.parts"))
+}
+
+/// The precision to draw in. Images that are there already decide what `auto` means for the rest.
+fn precision(arguments: &SampleArguments) -> PrecisionConfig {
+    let asked = arguments.precision.config();
+    if asked != PrecisionConfig::Auto {
+        return asked;
+    }
+    let begun = [arguments.out.clone(), parts_folder(&arguments.out)].into_iter().find_map(|folder| {
+        let text = fs::read_to_string(folder.join(SETTINGS)).ok()?;
+        let settings: Value = serde_json::from_str(&text).ok()?;
+        serde_json::from_value(settings.get("precision")?.clone()).ok()
+    });
+    begun.unwrap_or(asked).resolved()
+}
+
 /// Everything that decides an image besides its number.
-fn settings(arguments: &SampleArguments, model: &Dit, heads: usize, classes: &[usize], seed: u64) -> Value {
+fn settings(
+    arguments: &SampleArguments,
+    precision: PrecisionConfig,
+    model: &Dit,
+    heads: usize,
+    classes: &[usize],
+    seed: u64,
+) -> Value {
     let sampling = config(arguments);
     serde_json::json!({
         "model": arguments.model,
@@ -261,7 +288,7 @@ fn settings(arguments: &SampleArguments, model: &Dit, heads: usize, classes: &[u
         "steps": sampling.steps,
         "cfg": sampling.cfg,
         "guidance": sampling.guidance,
-        "precision": arguments.precision.config(),
+        "precision": precision,
     })
 }
 

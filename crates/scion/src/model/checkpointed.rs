@@ -1,5 +1,6 @@
 //! Activation checkpointing: a forward pass that keeps the tokens before each block and nothing from inside, and a
-//! backward pass that runs each block again. Memory is that of one block; time is one forward pass more.
+//! backward pass that runs each block again. Memory is one block's activations and the tokens before each; time is one
+//! forward pass more.
 
 use burn::Tensor;
 use burn::module::Module;

@@ -109,7 +109,12 @@ impl Trainer {
             let pass = Checkpointed::forward(&self.model, x, &t, y);
             let (loss, slope) = loss(pass.out())?;
             let mut by_name = BTreeMap::new();
-            pass.backward(slope, |part| by_name.extend(collect(&self.model, part)));
+            pass.backward(slope, |part| {
+                for (name, gradient) in collect(&self.model, part) {
+                    let other = by_name.insert(name, gradient);
+                    assert!(other.is_none(), "a parameter belongs to one part of the model");
+                }
+            });
             (loss, by_name)
         } else {
             let out = self.model.forward(x, &t, y);

@@ -131,6 +131,22 @@ fn a_run_of_another_recipe_is_refused() {
 }
 
 #[test]
+fn auto_goes_on_in_the_precision_it_began_with() {
+    let place = Place::new();
+    place.edit("seed = 5", "seed = 5\nprecision = \"auto\"");
+    printed(&mut place.run("distill"));
+    let kept = place.path("run/recipe.toml");
+    let text = fs::read_to_string(&kept).unwrap();
+    let [f32, bf16] = ["f32", "bf16"].map(|name| format!("precision = \"{name}\""));
+    // As if the machine had found the other one then.
+    let other = if text.contains(&f32) { text.replace(&f32, &bf16) } else { text.replace(&bf16, &f32) };
+    assert_ne!(text, other);
+    fs::write(&kept, &other).unwrap();
+    assert_names(&printed(&mut place.run("distill")), &["nothing to do"]);
+    assert_eq!(fs::read_to_string(&kept).unwrap(), other);
+}
+
+#[test]
 fn a_run_that_did_nothing_yet_takes_another_recipe() {
     let place = Place::new();
     let path = format!("{:?}", place.path("images"));

@@ -47,6 +47,18 @@ fn images_depend_on_seed_alone() {
 }
 
 #[test]
+fn auto_goes_on_in_the_precision_it_began_with() {
+    let folder = tempfile::tempdir().unwrap();
+    for precision in ["f32", "bf16"] {
+        let [out, whole] = ["begun", "whole"].map(|name| folder.path().join(format!("{precision}-{name}")));
+        printed(sample(&out, "3").args(["--precision", precision]));
+        printed(sample(&out, "6").args(["--precision", "auto"]));
+        printed(sample(&whole, "6").args(["--precision", precision]));
+        assert!(contents(&out) == contents(&whole), "{precision}");
+    }
+}
+
+#[test]
 fn array_files_hold_images_and_labels_reproducibly() {
     let folder = tempfile::tempdir().unwrap();
     let drawn = |name: &str, batch: &str| {
