@@ -15,6 +15,7 @@ use burn::backend::{Autodiff, Backend, Flex, backend_extension};
 
 use crate::array::Array;
 use crate::attention::Attention;
+use crate::conv::ShortConv;
 use crate::hyena::GatedConv;
 use crate::linear::Linear;
 use crate::mlp::Mlp;
@@ -73,6 +74,12 @@ pub trait KernelBackend: Backend {
         bias: FloatTensor<Self>,
         op: GatedConv,
     ) -> FloatTensor<Self>;
+    fn fused_short_conv(
+        x: FloatTensor<Self>,
+        filter: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        op: ShortConv,
+    ) -> FloatTensor<Self>;
 }
 
 impl KernelBackend for Flex {
@@ -123,6 +130,14 @@ impl KernelBackend for Flex {
     ) -> FloatTensor<Self> {
         run(op, [qkv, filter, bias])
     }
+    fn fused_short_conv(
+        x: FloatTensor<Self>,
+        filter: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        op: ShortConv,
+    ) -> FloatTensor<Self> {
+        run(op, [x, filter, bias])
+    }
 }
 
 impl<C: CheckpointStrategy> KernelBackend for Autodiff<Flex, C> {
@@ -172,6 +187,14 @@ impl<C: CheckpointStrategy> KernelBackend for Autodiff<Flex, C> {
         op: GatedConv,
     ) -> FloatTensor<Self> {
         track::<_, C, 3>(op, [qkv, filter, bias])
+    }
+    fn fused_short_conv(
+        x: FloatTensor<Self>,
+        filter: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        op: ShortConv,
+    ) -> FloatTensor<Self> {
+        track::<_, C, 3>(op, [x, filter, bias])
     }
 }
 

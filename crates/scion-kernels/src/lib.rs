@@ -9,6 +9,7 @@ mod multiversion;
 mod array;
 pub mod attention;
 mod backend;
+pub mod conv;
 pub mod gemm;
 pub mod hyena;
 pub mod linear;
@@ -19,6 +20,7 @@ mod packed;
 mod pull;
 pub mod residual;
 mod shared;
+mod taps;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

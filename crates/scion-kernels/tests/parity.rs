@@ -5,6 +5,7 @@ mod common;
 
 use common::{tensor, values};
 use scion_kernels::attention::{Window, attention, attention_reference};
+use scion_kernels::conv::{short_conv, short_conv_reference};
 use scion_kernels::hyena::{gated_conv, gated_conv_reference};
 use scion_kernels::linear::{Activation, linear, linear_reference};
 use scion_kernels::mlp::{mlp, mlp_reference};
@@ -157,6 +158,24 @@ fn gated_conv_matches_reference() {
             [x, f, b],
             gated_conv(x.clone(), f.clone(), b.clone()),
             gated_conv_reference(x.clone(), f.clone(), b.clone()),
+            1e-5
+        );
+    }
+}
+
+#[test]
+fn short_conv_matches_reference() {
+    for (n, tokens, width, taps) in
+        [(1, 1, 1, 4), (2, 3, 5, 4), (2, 49, 16, 4), (3, 10, 7, 1), (2, 20, 33, 6), (1, 2, 48, 5)]
+    {
+        let x = tensor([n, tokens, width], 1, 1.0);
+        let f = tensor([width, taps], 2, 1.0);
+        let b = tensor([width], 3, 1.0);
+        check!(
+            format!("short conv {n}x{tokens}x{width} with {taps} taps"),
+            [x, f, b],
+            short_conv(x.clone(), f.clone(), b.clone()),
+            short_conv_reference(x.clone(), f.clone(), b.clone()),
             1e-5
         );
     }

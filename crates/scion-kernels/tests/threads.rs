@@ -5,6 +5,7 @@ mod common;
 use burn::Tensor;
 use common::{tensor, values};
 use scion_kernels::attention::{Window, attention};
+use scion_kernels::conv::short_conv;
 use scion_kernels::hyena::gated_conv;
 use scion_kernels::linear::{Activation, linear};
 use scion_kernels::mlp::mlp;
@@ -41,6 +42,8 @@ fn all() -> Vec<(&'static str, [Vec<f32>; 2])> {
         ("residual's gate", run(modulation(), |m| gated_residual(x(), x(), m, 2))),
         ("attention", run(qkv(), |qkv| attention(qkv, 4, None))),
         ("window", run(qkv(), |qkv| attention(qkv, 4, Some(Window { left: 4, right: 4 })))),
+        ("short conv", run(qkv(), |qkv| short_conv(qkv, filter.clone(), bias.clone()))),
+        ("short conv's filter", run(filter.clone(), |f| short_conv(qkv(), f, bias.clone()))),
         ("gated conv", run(qkv(), |qkv| gated_conv(qkv, filter.clone(), bias.clone()))),
         ("gated conv's filter", run(filter.clone(), |f| gated_conv(qkv(), f, bias.clone()))),
     ]

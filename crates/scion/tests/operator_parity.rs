@@ -6,7 +6,10 @@ use burn::Tensor;
 use burn::tensor::{Device, TensorData};
 use scion::checkpoint::Checkpoint;
 use scion::model::apply_weights;
-use scion::operator::{AttentionConfig, HyenaXConfig, Init, MlpConfig, OperatorConfig, SlidingWindowConfig};
+use scion::operator::{
+    AttentionConfig, HyenaSeConfig, HyenaXConfig, HyenaYConfig, Init, MlpConfig, OperatorConfig,
+    SlidingWindowConfig,
+};
 use scion::train::collect;
 
 /// Largest difference over the largest expected magnitude.
@@ -59,6 +62,21 @@ fn sliding_window_matches_pytorch() {
 fn hyena_x_matches_pytorch() {
     for (case, kernel) in [("a", 4), ("b", 3), ("c", 4)] {
         check(&format!("hyena-x-{case}"), &OperatorConfig::HyenaX(HyenaXConfig { kernel }));
+    }
+}
+
+#[test]
+fn hyena_se_matches_pytorch() {
+    for (case, kernel, inner_kernel) in [("a", 4, 4), ("b", 3, 5), ("c", 4, 2)] {
+        let config = HyenaSeConfig { kernel, inner_kernel };
+        check(&format!("hyena-se-{case}"), &OperatorConfig::HyenaSe(config));
+    }
+}
+
+#[test]
+fn hyena_y_matches_pytorch() {
+    for (case, inner_kernel) in [("a", 4), ("b", 3), ("c", 4)] {
+        check(&format!("hyena-y-{case}"), &OperatorConfig::HyenaY(HyenaYConfig { inner_kernel }));
     }
 }
 

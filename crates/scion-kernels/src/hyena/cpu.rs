@@ -1,109 +1,17 @@
-//! Gated convolution, token after token, in blocks of channels that stay in registers.
+//! Gated convolution, token after token.
 
 use rayon::prelude::*;
 
 use super::GatedConv;
 use crate::array::{Array, unfilled};
 use crate::backend::Kernel;
-
-/// Channels of a block: one AVX-512 register.
-const LANES: usize = 16;
-type Lanes = [f32; LANES];
-
-/// Filter and bias with the channels of one tap together, each part padded to whole blocks.
-struct Taps {
-    /// [part, tap, block] of q, k and v.
-    weights: Vec<Lanes>,
-    /// [part, block]
-    bias: Vec<Lanes>,
-    count: usize,
-    blocks: usize,
-    width: usize,
-}
-
-impl Taps {
-    fn new(filter: &Array, bias: &Array) -> Self {
-        let (width, count) = (filter.rows() / 3, filter.width());
-        let blocks = width.div_ceil(LANES);
-        let mut taps = Self {
-            weights: vec![[0.0; LANES]; 3 * count * blocks],
-            bias: vec![[0.0; LANES]; 3 * blocks],
-            count,
-            blocks,
-            width,
-        };
-        for (channel, (row, &b)) in filter.values().chunks_exact(count).zip(bias.values()).enumerate() {
-            let (part, block, lane) = taps.place(channel);
-            taps.bias[part * blocks + block][lane] = b;
-            for (tap, &w) in row.iter().enumerate() {
-                taps.weights[(part * count + tap) * blocks + block][lane] = w;
-            }
-        }
-        taps
-    }
-
-    /// Part, block and lane of a channel of the packed q, k and v.
-    fn place(&self, channel: usize) -> (usize, usize, usize) {
-        let (part, within) = (channel / self.width, channel % self.width);
-        (part, within / LANES, within % LANES)
-    }
-
-    #[inline(always)]
-    fn weight(&self, part: usize, tap: usize, block: usize) -> &Lanes {
-        &self.weights[(part * self.count + tap) * self.blocks + block]
-    }
-
-    /// (tap, token it multiplies) pairs of output token `t`.
-    #[inline(always)]
-    fn sources(&self, t: usize) -> impl Iterator<Item = (usize, usize)> {
-        (self.count.saturating_sub(t + 1)..self.count).map(move |tap| (tap, t + tap + 1 - self.count))
-    }
-
-    /// One block of the convolution's output for part q, k or v at token `t`.
-    #[inline(always)]
-    fn convolve(&self, image: &[f32], part: usize, block: usize, t: usize) -> Lanes {
-        let mut sum = self.bias[part * self.blocks + block];
-        for (tap, source) in self.sources(t) {
-            let x = load(image, (3 * source + part) * self.width, block, self.width);
-            let w = self.weight(part, tap, block);
-            for i in 0..LANES {
-                sum[i] += w[i] * x[i];
-            }
-        }
-        sum
-    }
-}
-
-/// Block `block` of the `width` values at `start`, zeros behind the last.
-#[inline(always)]
-fn load(values: &[f32], start: usize, block: usize, width: usize) -> Lanes {
-    let first = block * LANES;
-    let mut lanes = [0f32; LANES];
-    if first + LANES <= width {
-        lanes.copy_from_slice(&values[start + first..start + first + LANES]);
-    } else {
-        lanes[..width - first].copy_from_slice(&values[start + first..start + width]);
-    }
-    lanes
-}
-
-/// The inverse of [`load`].
-#[inline(always)]
-fn store(values: &mut [f32], start: usize, block: usize, width: usize, lanes: &Lanes) {
-    let first = block * LANES;
-    let count = LANES.min(width - first);
-    if count == LANES {
-        values[start + first..start + first + LANES].copy_from_slice(lanes);
-    } else {
-        values[start + first..start + width].copy_from_slice(&lanes[..count]);
-    }
-}
+use crate::taps::{LANES, Taps, TapsGradient, load, store};
 
 impl Kernel<3> for GatedConv {
     fn forward(&self, [qkv, filter, bias]: &[Array; 3], _keep: bool) -> (Array, Vec<Array>) {
         let [batch, tokens, channels] = qkv.dims()[..] else { unreachable!("qkv is [N, T, 3·D]") };
         let width = channels / 3;
-        let taps = Taps::new(filter, bias);
+        let taps = Taps::new(filter, bias, 3);
         // SAFETY: every token is written below.
         let mut y = unsafe { unfilled(batch * tokens * width) };
         y.par_chunks_mut(tokens * width)
@@ -120,32 +28,20 @@ impl Kernel<3> for GatedConv {
         wanted: [bool; 3],
     ) -> [Option<Array>; 3] {
         let [_, tokens, channels] = qkv.dims()[..] else { unreachable!("qkv is [N, T, 3·D]") };
-        let taps = Taps::new(filter, bias);
+        let taps = Taps::new(filter, bias, 3);
         // SAFETY: the backward pass writes every token.
         let mut dx = unsafe { unfilled(qkv.values().len()) };
-        let partial: Vec<(Vec<Lanes>, Vec<Lanes>)> = dx
+        let images: Vec<TapsGradient> = dx
             .par_chunks_mut(tokens * channels)
             .zip(qkv.values().par_chunks(tokens * channels))
             .zip(grad.values().par_chunks(tokens * channels / 3))
             .map(|((dx, image), grad)| {
-                let mut d_weights = vec![[0f32; LANES]; taps.weights.len()];
-                let mut d_bias = vec![[0f32; LANES]; taps.bias.len()];
-                image_backward(&taps, image, grad, dx, &mut d_weights, &mut d_bias);
-                (d_weights, d_bias)
+                let mut gradient = TapsGradient::zeros(&taps);
+                image_backward(&taps, image, grad, dx, &mut gradient);
+                gradient
             })
             .collect();
-        let (mut d_weights, mut d_bias) = (vec![0f32; filter.values().len()], vec![0f32; channels]);
-        // Image after image, whatever thread each was done on.
-        for (weights, biases) in partial {
-            for channel in 0..channels {
-                let (part, block, lane) = taps.place(channel);
-                d_bias[channel] += biases[part * taps.blocks + block][lane];
-                for tap in 0..taps.count {
-                    d_weights[channel * taps.count + tap] +=
-                        weights[(part * taps.count + tap) * taps.blocks + block][lane];
-                }
-            }
-        }
+        let (d_weights, d_bias) = TapsGradient::sum(&images, &taps);
         [
             wanted[0].then(|| Array::from_vec(dx, qkv.dims())),
             wanted[1].then(|| Array::from_vec(d_weights, filter.dims())),
@@ -177,7 +73,7 @@ multiversioned! {
     /// A token's input takes part in the outputs of the next `taps.count` tokens. The gradients of their convolutions
     /// are kept in a ring until the last is there; then that of the input is gathered from them.
     fn image_backward(
-        taps: &Taps, image: &[f32], grad: &[f32], dx: &mut [f32], d_weights: &mut [Lanes], d_bias: &mut [Lanes],
+        taps: &Taps, image: &[f32], grad: &[f32], dx: &mut [f32], sums: &mut TapsGradient,
     ) {
         let (width, blocks, count) = (taps.width, taps.blocks, taps.count);
         let tokens = grad.len() / width;
@@ -196,13 +92,13 @@ multiversioned! {
                     }
                     for (part, slope) in slopes.iter().enumerate() {
                         slot[part * blocks + block] = *slope;
-                        let d_bias = &mut d_bias[part * blocks + block];
+                        let d_bias = &mut sums.bias[part * blocks + block];
                         for i in 0..LANES {
                             d_bias[i] += slope[i];
                         }
                         for (tap, source) in taps.sources(t) {
                             let x = load(image, (3 * source + part) * width, block, width);
-                            let d_weight = &mut d_weights[(part * count + tap) * blocks + block];
+                            let d_weight = &mut sums.weights[(part * count + tap) * blocks + block];
                             for i in 0..LANES {
                                 d_weight[i] += slope[i] * x[i];
                             }

@@ -1,8 +1,9 @@
 use burn::Tensor;
-use burn::module::{Module, Param};
+use burn::module::Module;
 use scion_kernels::hyena::gated_conv;
 use serde::{Deserialize, Serialize};
 
+use super::layers::{ShortFilter, four_taps};
 use super::{Init, Linear, Scheme};
 
 /// Hyena-X: a gated short convolution without an inner filter (paper §4).
@@ -10,24 +11,16 @@ use super::{Init, Linear, Scheme};
 #[serde(deny_unknown_fields)]
 pub struct HyenaXConfig {
     /// Taps of the causal featuriser convolution.
-    #[serde(default = "four")]
+    #[serde(default = "four_taps")]
     pub kernel: usize,
-}
-
-fn four() -> usize {
-    4
 }
 
 impl HyenaXConfig {
     /// Draws projections and filter as PyTorch does by default.
     pub fn init(&self, width: usize, init: &mut Init) -> HyenaX {
-        let bound = 1.0 / (self.kernel as f64).sqrt();
         HyenaX {
             in_proj: Linear::new(width, 3 * width, Scheme::Torch, init),
-            short_filter: ShortFilter {
-                weight: init.uniform([3 * width, self.kernel], bound),
-                bias: init.uniform([3 * width], bound),
-            },
+            short_filter: ShortFilter::new(3 * width, self.kernel, init),
             out_proj: Linear::new(width, width, Scheme::Torch, init),
         }
     }
@@ -42,15 +35,6 @@ pub struct HyenaX {
     pub short_filter: ShortFilter,
     /// [D, D]
     pub out_proj: Linear,
-}
-
-/// A causal depthwise convolution along the tokens in raster order.
-#[derive(Module, Debug)]
-pub struct ShortFilter {
-    /// [3·D, taps], the last tap on the current token; [3·D, 1, taps] in checkpoints.
-    pub weight: Param<Tensor<2>>,
-    /// [3·D]
-    pub bias: Param<Tensor<1>>,
 }
 
 impl HyenaX {

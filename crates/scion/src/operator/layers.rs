@@ -1,5 +1,6 @@
 use burn::Tensor;
 use burn::module::{Module, Param};
+use scion_kernels::conv::short_conv;
 use scion_kernels::linear::{Activation, linear};
 
 use super::{Init, Scheme};
@@ -36,5 +37,38 @@ impl Linear {
     /// `x·Wᵀ + b`: [.., in] → [.., out].
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         linear(x, self.weight.val(), self.bias.val(), Activation::None)
+    }
+}
+
+/// A causal depthwise convolution along the tokens in raster order.
+#[derive(Module, Debug)]
+pub struct ShortFilter {
+    /// [channels, taps], the last tap on the current token; [channels, 1, taps] in checkpoints.
+    pub weight: Param<Tensor<2>>,
+    /// [channels]
+    pub bias: Param<Tensor<1>>,
+}
+
+/// The number of taps of the published operators.
+pub(super) fn four_taps() -> usize {
+    4
+}
+
+impl ShortFilter {
+    /// Drawn as PyTorch does by default.
+    pub fn new(channels: usize, taps: usize, init: &mut Init) -> Self {
+        let bound = 1.0 / (taps as f64).sqrt();
+        Self { weight: init.uniform([channels, taps], bound), bias: init.uniform([channels], bound) }
+    }
+
+    /// A filter that changes nothing yet, as the published code starts inner filters.
+    pub fn identity(channels: usize, taps: usize, init: &mut Init) -> Self {
+        let last = (0..channels * taps).map(|i| if i % taps + 1 == taps { 1.0 } else { 0.0 }).collect();
+        Self { weight: init.parameter(last, [channels, taps]), bias: init.constant([channels], 0.0) }
+    }
+
+    /// [N, T, channels] → [N, T, channels].
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        short_conv(x, self.weight.val(), self.bias.val())
     }
 }

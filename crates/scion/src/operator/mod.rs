@@ -4,7 +4,9 @@
 //! says, and [`Operator`], the module it builds. All map tokens [N, T, D] to tokens [N, T, D].
 
 mod attention;
+mod hyena_se;
 mod hyena_x;
+mod hyena_y;
 mod init;
 mod layers;
 mod mlp;
@@ -14,7 +16,9 @@ use burn::module::Module;
 use serde::{Deserialize, Serialize};
 
 pub use attention::{Attention, AttentionConfig, SlidingWindow, SlidingWindowConfig};
+pub use hyena_se::{HyenaSe, HyenaSeConfig};
 pub use hyena_x::{HyenaX, HyenaXConfig};
+pub use hyena_y::{HyenaY, HyenaYConfig};
 pub use init::{Init, Scheme};
 pub use layers::Linear;
 pub use mlp::{Mlp, MlpConfig};
@@ -60,8 +64,12 @@ pub enum OperatorConfig {
     Attention(AttentionConfig),
     /// Softmax attention over neighbours in raster order.
     SlidingWindow(SlidingWindowConfig),
+    /// Gated short convolution with featuriser and inner filter.
+    HyenaSe(HyenaSeConfig),
     /// Gated short convolution without an inner filter.
     HyenaX(HyenaXConfig),
+    /// Gated short convolution without a featuriser.
+    HyenaY(HyenaYConfig),
     /// Two linear layers with tanh-GELU between them.
     Mlp(MlpConfig),
 }
@@ -72,7 +80,9 @@ impl OperatorConfig {
         match self {
             Self::Attention(_) => "attention".into(),
             Self::SlidingWindow(c) => format!("sliding-window {}+1+{}", c.left, c.right),
+            Self::HyenaSe(_) => "hyena-se".into(),
             Self::HyenaX(_) => "hyena-x".into(),
+            Self::HyenaY(_) => "hyena-y".into(),
             Self::Mlp(c) => format!("mlp ×{}", c.ratio),
         }
     }
@@ -80,7 +90,11 @@ impl OperatorConfig {
     /// The slot this operator can stand in.
     pub fn slot(&self) -> Slot {
         match self {
-            Self::Attention(_) | Self::SlidingWindow(_) | Self::HyenaX(_) => Slot::Attention,
+            Self::Attention(_)
+            | Self::SlidingWindow(_)
+            | Self::HyenaSe(_)
+            | Self::HyenaX(_)
+            | Self::HyenaY(_) => Slot::Attention,
             Self::Mlp(_) => Slot::Mlp,
         }
     }
@@ -103,13 +117,25 @@ impl OperatorConfig {
                 self.name(),
                 c.left.max(c.right)
             )),
-            Self::HyenaX(c) if c.kernel == 0 || c.kernel > tokens => fail(format!(
-                "hyena-x: kernel must lie between 1 and the number of tokens, {tokens}; found {}",
-                c.kernel
-            )),
+            Self::HyenaSe(c) => {
+                self.check_taps("kernel", c.kernel, tokens)?;
+                self.check_taps("inner-kernel", c.inner_kernel, tokens)
+            }
+            Self::HyenaX(c) => self.check_taps("kernel", c.kernel, tokens),
+            Self::HyenaY(c) => self.check_taps("inner-kernel", c.inner_kernel, tokens),
             Self::Mlp(c) => c.hidden(width).map(|_| ()),
             _ => Ok(()),
         }
+    }
+
+    fn check_taps(&self, setting: &str, taps: usize, tokens: usize) -> Result<()> {
+        if (1..=tokens).contains(&taps) {
+            return Ok(());
+        }
+        Err(Error::Plan(format!(
+            "{}: {setting} must lie between 1 and the number of tokens, {tokens}; found {taps}",
+            self.name()
+        )))
     }
 
     /// Builds the operator for tokens of the given width.
@@ -120,16 +146,21 @@ impl OperatorConfig {
         Ok(match self {
             Self::Attention(c) => Operator::Attention(c.init(width, init)),
             Self::SlidingWindow(c) => Operator::SlidingWindow(c.init(width, init)),
+            Self::HyenaSe(c) => Operator::HyenaSe(c.init(width, init)),
             Self::HyenaX(c) => Operator::HyenaX(c.init(width, init)),
+            Self::HyenaY(c) => Operator::HyenaY(c.init(width, init)),
             Self::Mlp(c) => Operator::Mlp(c.init(width, init)?),
         })
     }
 
     /// Number of parameters at the given width.
     pub fn parameters(&self, width: usize) -> usize {
+        let projections = 4 * width * width + 4 * width;
         match self {
-            Self::Attention(_) | Self::SlidingWindow(_) => 4 * width * width + 4 * width,
-            Self::HyenaX(c) => 4 * width * width + 4 * width + 3 * width * (c.kernel + 1),
+            Self::Attention(_) | Self::SlidingWindow(_) => projections,
+            Self::HyenaSe(c) => projections + 3 * width * (c.kernel + 1) + width * (c.inner_kernel + 1),
+            Self::HyenaX(c) => projections + 3 * width * (c.kernel + 1),
+            Self::HyenaY(c) => projections + width * (c.inner_kernel + 1),
             Self::Mlp(c) => c.hidden(width).map_or(0, |hidden| 2 * width * hidden + width + hidden),
         }
     }
@@ -137,15 +168,23 @@ impl OperatorConfig {
     /// Multiply-adds ×2 for one image of `tokens` tokens.
     pub fn flops(&self, width: usize, tokens: usize) -> Flops {
         let projections = 2 * tokens * 4 * width * width;
+        // q ⊙ · and k ⊙ v
+        let gates = 2 * tokens * width;
         match self {
             Self::Attention(_) => Flops { operator: 2 * 2 * tokens * tokens * width, features: projections },
             Self::SlidingWindow(c) => {
                 Flops { operator: 2 * 2 * tokens * (c.left + c.right + 1) * width, features: projections }
             }
-            Self::HyenaX(c) => Flops {
-                operator: 2 * tokens * width,
+            Self::HyenaSe(c) => Flops {
+                operator: gates + 2 * tokens * width * c.inner_kernel,
                 features: projections + 2 * tokens * 3 * width * c.kernel,
             },
+            Self::HyenaX(c) => {
+                Flops { operator: gates, features: projections + 2 * tokens * 3 * width * c.kernel }
+            }
+            Self::HyenaY(c) => {
+                Flops { operator: gates + 2 * tokens * width * c.inner_kernel, features: projections }
+            }
             Self::Mlp(c) => {
                 Flops { operator: 0, features: c.hidden(width).map_or(0, |h| 2 * 2 * tokens * width * h) }
             }
@@ -176,8 +215,12 @@ pub enum Operator {
     Attention(Attention),
     /// Softmax attention over neighbours in raster order.
     SlidingWindow(SlidingWindow),
+    /// Gated short convolution with featuriser and inner filter.
+    HyenaSe(HyenaSe),
     /// Gated short convolution without an inner filter.
     HyenaX(HyenaX),
+    /// Gated short convolution without a featuriser.
+    HyenaY(HyenaY),
     /// Two linear layers with tanh-GELU between them.
     Mlp(Mlp),
 }
@@ -188,8 +231,53 @@ impl Operator {
         match self {
             Self::Attention(operator) => operator.forward(x),
             Self::SlidingWindow(operator) => operator.forward(x),
+            Self::HyenaSe(operator) => operator.forward(x),
             Self::HyenaX(operator) => operator.forward(x),
+            Self::HyenaY(operator) => operator.forward(x),
             Self::Mlp(operator) => operator.forward(x),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+
+    /// The published operators at DiT-XL's width, with their parameters.
+    fn published() -> [(OperatorConfig, usize); 7] {
+        [
+            (OperatorConfig::Attention(AttentionConfig { heads: 16 }), 5_313_024),
+            (OperatorConfig::SlidingWindow(SlidingWindowConfig { left: 4, right: 4, heads: 16 }), 5_313_024),
+            (OperatorConfig::HyenaSe(HyenaSeConfig { kernel: 4, inner_kernel: 4 }), 5_336_064),
+            (OperatorConfig::HyenaX(HyenaXConfig { kernel: 4 }), 5_330_304),
+            (OperatorConfig::HyenaY(HyenaYConfig { inner_kernel: 4 }), 5_318_784),
+            (OperatorConfig::Mlp(MlpConfig { ratio: 3.0 }), 7_967_232),
+            (OperatorConfig::Mlp(MlpConfig { ratio: 6.0 }), 15_933_312),
+        ]
+    }
+
+    #[test]
+    fn parameters_are_the_published_counts_and_those_of_the_module() {
+        for (config, expected) in published() {
+            assert_eq!(config.parameters(1152), expected, "{}", config.name());
+            let module = config.init(1152, &mut Init::empty(&Device::flex())).unwrap();
+            assert_eq!(module.num_params(), expected, "{}", config.name());
+        }
+    }
+
+    #[test]
+    fn impossible_filters_are_plan_errors_that_name_the_setting() {
+        let refused = |config: OperatorConfig| config.check(16, 9).unwrap_err().to_string();
+        for (config, setting) in [
+            (OperatorConfig::HyenaX(HyenaXConfig { kernel: 0 }), "hyena-x: kernel"),
+            (OperatorConfig::HyenaSe(HyenaSeConfig { kernel: 10, inner_kernel: 4 }), "hyena-se: kernel"),
+            (OperatorConfig::HyenaSe(HyenaSeConfig { kernel: 4, inner_kernel: 0 }), "hyena-se: inner-kernel"),
+            (OperatorConfig::HyenaY(HyenaYConfig { inner_kernel: 10 }), "hyena-y: inner-kernel"),
+        ] {
+            assert!(refused(config).contains(setting));
+        }
+        assert!(OperatorConfig::HyenaX(HyenaXConfig { kernel: 9 }).check(16, 9).is_ok());
     }
 }

@@ -1,0 +1,130 @@
+//! Causal depthwise filters, token after token, in blocks of channels that stay in registers.
+
+use crate::array::Array;
+
+/// Channels of a block: one AVX-512 register.
+pub(crate) const LANES: usize = 16;
+pub(crate) type Lanes = [f32; LANES];
+
+/// Filter and bias with the channels of one tap together. The channels are `parts` parts of `width`, each padded to
+/// whole blocks.
+pub(crate) struct Taps {
+    /// [part, tap, block]
+    pub weights: Vec<Lanes>,
+    /// [part, block]
+    pub bias: Vec<Lanes>,
+    pub parts: usize,
+    pub count: usize,
+    pub blocks: usize,
+    pub width: usize,
+}
+
+impl Taps {
+    /// Lays out a filter of [parts · width, taps] and a bias of [parts · width].
+    pub fn new(filter: &Array, bias: &Array, parts: usize) -> Self {
+        let (width, count) = (filter.rows() / parts, filter.width());
+        let blocks = width.div_ceil(LANES);
+        let mut taps = Self {
+            weights: vec![[0.0; LANES]; parts * count * blocks],
+            bias: vec![[0.0; LANES]; parts * blocks],
+            parts,
+            count,
+            blocks,
+            width,
+        };
+        for (channel, (row, &b)) in filter.values().chunks_exact(count).zip(bias.values()).enumerate() {
+            let (part, block, lane) = taps.place(channel);
+            taps.bias[part * blocks + block][lane] = b;
+            for (tap, &w) in row.iter().enumerate() {
+                taps.weights[(part * count + tap) * blocks + block][lane] = w;
+            }
+        }
+        taps
+    }
+
+    /// Part, block and lane of a channel.
+    pub fn place(&self, channel: usize) -> (usize, usize, usize) {
+        let (part, within) = (channel / self.width, channel % self.width);
+        (part, within / LANES, within % LANES)
+    }
+
+    #[inline(always)]
+    pub fn weight(&self, part: usize, tap: usize, block: usize) -> &Lanes {
+        &self.weights[(part * self.count + tap) * self.blocks + block]
+    }
+
+    /// (tap, token it multiplies) pairs of output token `t`.
+    #[inline(always)]
+    pub fn sources(&self, t: usize) -> impl Iterator<Item = (usize, usize)> {
+        (self.count.saturating_sub(t + 1)..self.count).map(move |tap| (tap, t + tap + 1 - self.count))
+    }
+
+    /// One block of a part of the convolution's output at token `t`.
+    #[inline(always)]
+    pub fn convolve(&self, image: &[f32], part: usize, block: usize, t: usize) -> Lanes {
+        let mut sum = self.bias[part * self.blocks + block];
+        for (tap, source) in self.sources(t) {
+            let x = load(image, (self.parts * source + part) * self.width, block, self.width);
+            let w = self.weight(part, tap, block);
+            for i in 0..LANES {
+                sum[i] += w[i] * x[i];
+            }
+        }
+        sum
+    }
+}
+
+/// Block `block` of the `width` values at `start`, zeros behind the last.
+#[inline(always)]
+pub(crate) fn load(values: &[f32], start: usize, block: usize, width: usize) -> Lanes {
+    let first = block * LANES;
+    let mut lanes = [0f32; LANES];
+    if first + LANES <= width {
+        lanes.copy_from_slice(&values[start + first..start + first + LANES]);
+    } else {
+        lanes[..width - first].copy_from_slice(&values[start + first..start + width]);
+    }
+    lanes
+}
+
+/// The inverse of [`load`].
+#[inline(always)]
+pub(crate) fn store(values: &mut [f32], start: usize, block: usize, width: usize, lanes: &Lanes) {
+    let first = block * LANES;
+    let count = LANES.min(width - first);
+    if count == LANES {
+        values[start + first..start + first + LANES].copy_from_slice(lanes);
+    } else {
+        values[start + first..start + width].copy_from_slice(&lanes[..count]);
+    }
+}
+
+/// Gradients of filter and bias in the layout of [`Taps`].
+pub(crate) struct TapsGradient {
+    pub weights: Vec<Lanes>,
+    pub bias: Vec<Lanes>,
+}
+
+impl TapsGradient {
+    pub fn zeros(taps: &Taps) -> Self {
+        Self { weights: vec![[0.0; LANES]; taps.weights.len()], bias: vec![[0.0; LANES]; taps.bias.len()] }
+    }
+
+    /// The sum of images' gradients, in their order whatever thread each was done on, as [channels, taps] and
+    /// [channels].
+    pub fn sum(images: &[Self], taps: &Taps) -> (Vec<f32>, Vec<f32>) {
+        let channels = taps.parts * taps.width;
+        let (mut weights, mut bias) = (vec![0f32; channels * taps.count], vec![0f32; channels]);
+        for image in images {
+            for channel in 0..channels {
+                let (part, block, lane) = taps.place(channel);
+                bias[channel] += image.bias[part * taps.blocks + block][lane];
+                for tap in 0..taps.count {
+                    weights[channel * taps.count + tap] +=
+                        image.weights[(part * taps.count + tap) * taps.blocks + block][lane];
+                }
+            }
+        }
+        (weights, bias)
+    }
+}
