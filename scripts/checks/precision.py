@@ -27,7 +27,8 @@ def run(program, work, precision, seed):
         assert found == 1, "recipes/quickstart.toml has no precision"
         recipe = work / f"{precision}.toml"
         recipe.write_text(text)
-        subprocess.run([program, "run", recipe, "--out", folder, "--seed", str(seed), "--quiet"], check=True)
+        subprocess.run([program, "run", recipe, "--out", folder, "--seed", str(seed), "--quiet"],
+                       check=True, stdout=subprocess.DEVNULL)
     results = json.loads((folder / "results.json").read_text())
     return {model["name"]: (model["frechet"]["value"], model["frechet"]["stderr"], model["accuracy"]) for model in results["models"]}
 
