@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Time and memory of token mixers by number of tokens, as a picture.
 
-    scion bench --lengths 256,512,1024,2048,4096,8192,16384 --precision bf16 --runs 3 --json > results/bench/lengths.jsonl
-    python scripts/bench/plot_lengths.py results/bench/lengths.jsonl docs/images/cost-by-tokens.png
+    scion bench --lengths 256,512,1024,2048,4096,8192,16384 --precision bf16 --runs 3 --json > lengths.jsonl
+    python scripts/bench/plot_lengths.py lengths.jsonl docs/images/cost-by-tokens.png
 
 Needs matplotlib. Also prints, for every operator, by what factor time and memory grow when tokens double.
 """
@@ -14,6 +14,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator
 
 
 def main(log, picture):
@@ -29,6 +30,8 @@ def main(log, picture):
             print(f"{operator:22} {name:20} ×  {growth}")
         axis.set(xscale="log", yscale="log", xlabel="tokens", title=name)
         axis.set_xticks([row[0] for row in rows], [str(row[0]) for row in rows], fontsize=8)
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:,.0f}")
         axis.minorticks_off()
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
