@@ -66,9 +66,7 @@ multiversioned! {
         for t in 0..tokens {
             for block in 0..taps.blocks {
                 let slope = load(dy, t * width, block, width);
-                for i in 0..LANES {
-                    sums.bias[block][i] += slope[i];
-                }
+                sums.bias[block].iter_mut().zip(slope).for_each(|(sum, slope)| *sum += slope);
                 for (tap, source) in taps.sources(t) {
                     let x = load(image, source * width, block, width);
                     let sum = &mut sums.weights[tap * taps.blocks + block];
