@@ -96,6 +96,10 @@ pub trait KernelBackend: Backend {
         bias: FloatTensor<Self>,
         op: GatedFeatureConv,
     ) -> FloatTensor<Self>;
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one for each tensor; the attribute is copied to what is generated"
+    )]
     fn fused_mamba2(
         projected: FloatTensor<Self>,
         filter: FloatTensor<Self>,
