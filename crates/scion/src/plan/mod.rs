@@ -1,7 +1,9 @@
 //! What a recipe would change: from block selections to a checked architecture.
 
+mod inherit;
 mod selection;
 
+pub use inherit::{Ancestor, check_inherits, needs_activations};
 pub use selection::BlockSelection;
 
 use crate::config::GraftConfig;
