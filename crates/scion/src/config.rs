@@ -80,7 +80,8 @@ impl PrecisionConfig {
     }
 }
 
-/// Where the model comes from: a checkpoint, or sizes for a fresh one.
+/// Where the model comes from: a checkpoint, or sizes for a fresh one. Sizes beside a checkpoint are those that it must
+/// have; plans are made with them while the checkpoint is not there.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ModelConfig {
@@ -96,6 +97,30 @@ pub struct ModelConfig {
     /// Attention heads, where neither the file nor its width tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heads: Option<usize>,
+}
+
+impl ModelConfig {
+    /// The sizes that the section names, by themselves or by a preset's name.
+    ///
+    /// # Errors
+    /// When there is no such preset, or the sizes do not fit one another.
+    pub fn named_sizes(&self) -> Result<Option<DitConfig>> {
+        if let Some(sizes) = &self.sizes {
+            sizes.check()?;
+        }
+        let preset = self.preset.as_deref().map(DitConfig::preset).transpose()?;
+        Ok(self.sizes.clone().or(preset))
+    }
+
+    fn check(&self) -> std::result::Result<(), String> {
+        match (&self.checkpoint, &self.preset, &self.sizes) {
+            (None, None, None) => {
+                Err("[model] needs `checkpoint`, or `preset` or `sizes` for a fresh model".into())
+            }
+            (_, Some(_), Some(_)) => Err("[model] has both `preset` and `sizes`; leave one out".into()),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Which images.
@@ -285,9 +310,7 @@ impl Recipe {
         if !(self.data.fraction > 0.0 && self.data.fraction <= 1.0) {
             return Err(format!("data.fraction must lie in (0, 1], found {}", self.data.fraction));
         }
-        if self.model.checkpoint.is_some() == (self.model.preset.is_some() || self.model.sizes.is_some()) {
-            return Err("[model] needs either `checkpoint`, or `preset` or `sizes` for a fresh model".into());
-        }
+        self.model.check()?;
         for (name, train) in [("pretrain", &self.pretrain), ("finetune", &self.finetune)] {
             if let Some(train) = train {
                 train.check().map_err(|e| format!("{name}.{e}"))?;

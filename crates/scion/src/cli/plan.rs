@@ -3,11 +3,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::config::{ModelConfig, Recipe};
-use crate::error::{Error, Result};
-use crate::model::{Architecture, DitConfig, architecture_of};
+use crate::config::Recipe;
+use crate::error::Result;
+use crate::model::Architecture;
 use crate::operator::Slot;
-use crate::run::open_checkpoint;
+use crate::plan::model_architecture;
+use crate::run::{is_at_hand, with_checkpoint};
 
 #[derive(Args)]
 pub struct PlanArguments {
@@ -53,7 +54,11 @@ pub fn print(recipe: &Recipe) -> Result<()> {
             change(after.flops(width, tokens).total(), before.flops(width, tokens).total()),
         );
     }
-    say!("\nmodel: {} blocks of width {width}, {tokens} tokens an image", native.dit.depth);
+    let source = match &recipe.model.checkpoint {
+        Some(name) if !is_read(recipe)? => format!(" (as the recipe says; {name} is not on this machine)"),
+        _ => String::new(),
+    };
+    say!("\nmodel: {} blocks of width {width}, {tokens} tokens an image{source}", native.dit.depth);
     say!(
         "parameters: {} → {} ({})",
         native.parameters(),
@@ -82,21 +87,18 @@ fn change(after: usize, before: usize) -> String {
     if before == 0 { "–".into() } else { format!("{:+.2}%", (after as f64 / before as f64 - 1.0) * 100.0) }
 }
 
+/// Whether a plan reads the recipe's checkpoint. Sizes that the recipe names stand for one that is not on this machine.
+fn is_read(recipe: &Recipe) -> Result<bool> {
+    let sized = recipe.model.named_sizes()?.is_some();
+    Ok(recipe.model.checkpoint.as_deref().is_some_and(|name| !sized || is_at_hand(name)))
+}
+
 /// The model before and after the recipe's grafts.
 fn architectures(recipe: &Recipe) -> Result<(Architecture, Architecture)> {
-    let native = match &recipe.model {
-        ModelConfig { checkpoint: Some(name), heads, .. } => {
-            let folder =
-                tempfile::tempdir().map_err(|e| Error::io("create a folder in", std::env::temp_dir(), e))?;
-            architecture_of(&open_checkpoint(name, &folder.path().join("teacher.safetensors"))?, *heads)?
-        }
-        ModelConfig { sizes: Some(sizes), .. } => {
-            sizes.check()?;
-            Architecture::native(sizes.clone())
-        }
-        ModelConfig { preset, .. } => {
-            Architecture::native(DitConfig::preset(preset.as_deref().unwrap_or_default())?)
-        }
+    let model = &recipe.model;
+    let native = match &model.checkpoint {
+        Some(name) if is_read(recipe)? => with_checkpoint(name, |file| model_architecture(file, model))?,
+        _ => Architecture::native(model.named_sizes()?.expect("a recipe names a checkpoint or sizes")),
     };
     let grafted = crate::plan::graft(&native, &recipe.grafts)?;
     Ok((native, grafted))

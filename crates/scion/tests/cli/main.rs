@@ -2,6 +2,7 @@
 
 mod checkpoints;
 mod evaluation;
+mod grafted;
 mod messages;
 mod runs;
 mod sampling;
