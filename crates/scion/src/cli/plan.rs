@@ -5,10 +5,8 @@ use clap::Args;
 
 use crate::config::Recipe;
 use crate::error::Result;
-use crate::model::Architecture;
 use crate::operator::Slot;
-use crate::plan::model_architecture;
-use crate::run::{is_at_hand, with_checkpoint};
+use crate::run::{Planned, plan_of};
 
 #[derive(Args)]
 pub struct PlanArguments {
@@ -22,8 +20,8 @@ pub struct PlanArguments {
 pub fn plan(arguments: &PlanArguments) -> Result<()> {
     let recipe = Recipe::read(&arguments.recipe)?;
     if arguments.json {
-        let (_, grafted) = architectures(&recipe)?;
-        say!("{}", serde_json::to_string_pretty(&grafted).expect("architectures are plain data"));
+        let planned = plan_of(&recipe)?;
+        say!("{}", serde_json::to_string_pretty(&planned.grafted).expect("architectures are plain data"));
         return Ok(());
     }
     print(&recipe)
@@ -31,7 +29,7 @@ pub fn plan(arguments: &PlanArguments) -> Result<()> {
 
 /// Prints what a recipe changes.
 pub fn print(recipe: &Recipe) -> Result<()> {
-    let (native, grafted) = architectures(recipe)?;
+    let Planned { native, grafted, unread } = plan_of(recipe)?;
     let (width, tokens) = (native.dit.hidden, native.dit.tokens());
     say!(
         "{:>5}  {:9}  {:22}  {:22}  {:>12}  {:>9}",
@@ -55,7 +53,7 @@ pub fn print(recipe: &Recipe) -> Result<()> {
         );
     }
     let source = match &recipe.model.checkpoint {
-        Some(name) if !is_read(recipe)? => format!(" (as the recipe says; {name} is not on this machine)"),
+        Some(name) if unread => format!(" (as the recipe says; {name} is not on this machine)"),
         _ => String::new(),
     };
     say!("\nmodel: {} blocks of width {width}, {tokens} tokens an image{source}", native.dit.depth);
@@ -85,21 +83,4 @@ pub fn print(recipe: &Recipe) -> Result<()> {
 
 fn change(after: usize, before: usize) -> String {
     if before == 0 { "–".into() } else { format!("{:+.2}%", (after as f64 / before as f64 - 1.0) * 100.0) }
-}
-
-/// Whether a plan reads the recipe's checkpoint. Sizes that the recipe names stand for one that is not on this machine.
-fn is_read(recipe: &Recipe) -> Result<bool> {
-    let sized = recipe.model.named_sizes()?.is_some();
-    Ok(recipe.model.checkpoint.as_deref().is_some_and(|name| !sized || is_at_hand(name)))
-}
-
-/// The model before and after the recipe's grafts.
-fn architectures(recipe: &Recipe) -> Result<(Architecture, Architecture)> {
-    let model = &recipe.model;
-    let native = match &model.checkpoint {
-        Some(name) if is_read(recipe)? => with_checkpoint(name, |file| model_architecture(file, model))?,
-        _ => Architecture::native(model.named_sizes()?.expect("a recipe names a checkpoint or sizes")),
-    };
-    let grafted = crate::plan::graft(&native, &recipe.grafts)?;
-    Ok((native, grafted))
 }

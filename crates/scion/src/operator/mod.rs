@@ -165,15 +165,18 @@ impl OperatorConfig {
         }
     }
 
-    /// Multiply-adds ×2 for one image of `tokens` tokens.
+    /// Floating-point operations for one image of `tokens` tokens: multiply-adds count 2, a softmax 3 for each score of
+    /// each head, which gives the paper's operator column; biases and activations are left out.
     pub fn flops(&self, width: usize, tokens: usize) -> Flops {
         let projections = 2 * tokens * 4 * width * width;
         // q ⊙ · and k ⊙ v
         let gates = 2 * tokens * width;
+        // Two products and a softmax over `keys` keys a query.
+        let attention = |keys: usize, heads: usize| tokens * keys * (2 * 2 * width + 3 * heads);
         match self {
-            Self::Attention(_) => Flops { operator: 2 * 2 * tokens * tokens * width, features: projections },
+            Self::Attention(c) => Flops { operator: attention(tokens, c.heads), features: projections },
             Self::SlidingWindow(c) => {
-                Flops { operator: 2 * 2 * tokens * (c.left + c.right + 1) * width, features: projections }
+                Flops { operator: attention(c.left + c.right + 1, c.heads), features: projections }
             }
             Self::HyenaSe(c) => Flops {
                 operator: gates + 2 * tokens * width * c.inner_kernel,
