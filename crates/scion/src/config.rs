@@ -10,7 +10,7 @@ use crate::diffusion::{GuidanceChannels, Respacing, Sampler, Schedule};
 use crate::error::{Error, Result};
 use crate::model::DitConfig;
 use crate::operator::{OperatorConfig, Slot};
-use crate::plan::BlockSelection;
+use crate::plan::{BlockSelection, LocalityConfig, needs_locality};
 use crate::train::{DistillConfig, TrainConfig};
 
 /// A recipe. Sections that a command does not use may be left out.
@@ -31,6 +31,9 @@ pub struct Recipe {
     /// Operators to replace.
     #[serde(default, rename = "graft", skip_serializing_if = "Vec::is_empty")]
     pub grafts: Vec<GraftConfig>,
+    /// How attention's locality is measured, where blocks are chosen by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locality: Option<LocalityConfig>,
     /// Training from nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pretrain: Option<TrainConfig>,
@@ -295,8 +298,11 @@ impl Recipe {
     /// # Errors
     /// As [`Recipe::read`].
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
-        let recipe: Self = toml::from_str(text)
+        let mut recipe: Self = toml::from_str(text)
             .map_err(|e| Error::Recipe { path: path.into(), detail: explain(&e, text) })?;
+        if needs_locality(&recipe.grafts) {
+            recipe.locality.get_or_insert_default();
+        }
         recipe.check().map_err(|detail| Error::Recipe { path: path.into(), detail })?;
         Ok(recipe)
     }
@@ -315,6 +321,9 @@ impl Recipe {
             if let Some(train) = train {
                 train.check().map_err(|e| format!("{name}.{e}"))?;
             }
+        }
+        if let Some(locality) = &self.locality {
+            locality.check().map_err(|e| format!("locality.{e}"))?;
         }
         if let Some(distill) = &self.distill {
             distill.check().map_err(|e| format!("distill.{e}"))?;

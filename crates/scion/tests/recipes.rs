@@ -20,7 +20,7 @@ fn recipes(folder: &Path) -> Vec<PathBuf> {
 
 fn planned(path: &Path) -> Planned {
     let recipe = Recipe::read(path).unwrap_or_else(|e| panic!("{e}"));
-    plan_of(&recipe).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    plan_of(&recipe, Path::new("nowhere"), true).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 #[test]

@@ -154,7 +154,7 @@ fn execute(command: Command, common: &Common) -> Result<()> {
         Command::Distill(arguments) => graft::run(&arguments, common, crate::run::Until::Distill),
         Command::Finetune(arguments) => graft::run(&arguments, common, crate::run::Until::Finetune),
         Command::Pretrain(arguments) => graft::pretrain(&arguments, common),
-        Command::Plan(arguments) => plan::plan(&arguments),
+        Command::Plan(arguments) => plan::plan(&arguments, common),
         Command::Inspect(arguments) => inspect::inspect(&arguments),
         Command::Convert(arguments) => convert::convert(&arguments),
         Command::Forward(arguments) => forward::forward(&arguments),

@@ -9,6 +9,7 @@ mod hyena_x;
 mod hyena_y;
 mod init;
 mod layers;
+mod locality;
 mod mlp;
 
 use burn::Tensor;

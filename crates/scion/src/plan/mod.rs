@@ -1,11 +1,13 @@
 //! What a recipe would change: from block selections to a checked architecture.
 
 mod foreign;
+mod locality;
 mod selection;
 
 use std::collections::BTreeMap;
 
 pub use foreign::{grafted_architecture, model_architecture};
+pub use locality::{LocalityConfig, choose, needs_locality};
 pub use selection::BlockSelection;
 
 use crate::capture::Site;

@@ -3,6 +3,7 @@
 mod evaluate;
 mod folder;
 mod graft;
+mod locality;
 mod operators;
 mod pipeline;
 mod plan;
@@ -16,6 +17,7 @@ mod teacher;
 
 pub use evaluate::{FEATURE_SPACE, Judge, Scores};
 pub use folder::RunFolder;
+pub use locality::Locality;
 pub use operators::with_stored_operators;
 pub use pipeline::{Outcome, Until, run};
 pub use plan::{Planned, plan_of};

@@ -3,6 +3,7 @@
 mod checkpoints;
 mod evaluation;
 mod grafted;
+mod locality;
 mod messages;
 mod runs;
 mod sampling;
