@@ -16,8 +16,11 @@ use burn::backend::{Autodiff, Backend, Flex, backend_extension};
 use crate::array::Array;
 use crate::attention::Attention;
 use crate::conv::ShortConv;
-use crate::hyena::GatedConv;
+use crate::feature_conv::GatedFeatureConv;
+use crate::hyena::{GatedConv, GatedInner};
 use crate::linear::Linear;
+use crate::linear_attention::LinearAttention;
+use crate::mamba2::Mamba2;
 use crate::mlp::Mlp;
 use crate::norm::ModulatedNorm;
 use crate::pull::Pull;
@@ -67,6 +70,7 @@ pub trait KernelBackend: Backend {
         op: GatedResidual,
     ) -> FloatTensor<Self>;
     fn fused_attention(qkv: FloatTensor<Self>, op: Attention) -> FloatTensor<Self>;
+    fn fused_linear_attention(qkv: FloatTensor<Self>, op: LinearAttention) -> FloatTensor<Self>;
     fn fused_pull(out: FloatTensor<Self>, op: Pull) -> FloatTensor<Self>;
     fn fused_gated_conv(
         qkv: FloatTensor<Self>,
@@ -79,6 +83,32 @@ pub trait KernelBackend: Backend {
         filter: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         op: ShortConv,
+    ) -> FloatTensor<Self>;
+    fn fused_gated_inner(
+        x: FloatTensor<Self>,
+        filter: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        op: GatedInner,
+    ) -> FloatTensor<Self>;
+    fn fused_gated_feature_conv(
+        x: FloatTensor<Self>,
+        filter: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        op: GatedFeatureConv,
+    ) -> FloatTensor<Self>;
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one for each tensor; the attribute is copied to what is generated"
+    )]
+    fn fused_mamba2(
+        projected: FloatTensor<Self>,
+        filter: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        dt_bias: FloatTensor<Self>,
+        a_log: FloatTensor<Self>,
+        d: FloatTensor<Self>,
+        norm: FloatTensor<Self>,
+        op: Mamba2,
     ) -> FloatTensor<Self>;
 }
 
@@ -119,6 +149,9 @@ impl KernelBackend for Flex {
     fn fused_attention(qkv: FloatTensor<Self>, op: Attention) -> FloatTensor<Self> {
         run(op, [qkv])
     }
+    fn fused_linear_attention(qkv: FloatTensor<Self>, op: LinearAttention) -> FloatTensor<Self> {
+        run(op, [qkv])
+    }
     fn fused_pull(out: FloatTensor<Self>, op: Pull) -> FloatTensor<Self> {
         run(op, [out])
     }
@@ -137,6 +170,34 @@ impl KernelBackend for Flex {
         op: ShortConv,
     ) -> FloatTensor<Self> {
         run(op, [x, filter, bias])
+    }
+    fn fused_gated_inner(
+        x: FloatTensor<Self>,
+        filter: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        op: GatedInner,
+    ) -> FloatTensor<Self> {
+        run(op, [x, filter, bias])
+    }
+    fn fused_gated_feature_conv(
+        x: FloatTensor<Self>,
+        filter: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        op: GatedFeatureConv,
+    ) -> FloatTensor<Self> {
+        run(op, [x, filter, bias])
+    }
+    fn fused_mamba2(
+        projected: FloatTensor<Self>,
+        filter: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        dt_bias: FloatTensor<Self>,
+        a_log: FloatTensor<Self>,
+        d: FloatTensor<Self>,
+        norm: FloatTensor<Self>,
+        op: Mamba2,
+    ) -> FloatTensor<Self> {
+        run(op, [projected, filter, bias, dt_bias, a_log, d, norm])
     }
 }
 
@@ -177,6 +238,9 @@ impl<C: CheckpointStrategy> KernelBackend for Autodiff<Flex, C> {
     fn fused_attention(qkv: FloatTensor<Self>, op: Attention) -> FloatTensor<Self> {
         track::<_, C, 1>(op, [qkv])
     }
+    fn fused_linear_attention(qkv: FloatTensor<Self>, op: LinearAttention) -> FloatTensor<Self> {
+        track::<_, C, 1>(op, [qkv])
+    }
     fn fused_pull(out: FloatTensor<Self>, op: Pull) -> FloatTensor<Self> {
         track::<_, C, 1>(op, [out])
     }
@@ -195,6 +259,34 @@ impl<C: CheckpointStrategy> KernelBackend for Autodiff<Flex, C> {
         op: ShortConv,
     ) -> FloatTensor<Self> {
         track::<_, C, 3>(op, [x, filter, bias])
+    }
+    fn fused_gated_inner(
+        x: FloatTensor<Self>,
+        filter: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        op: GatedInner,
+    ) -> FloatTensor<Self> {
+        track::<_, C, 3>(op, [x, filter, bias])
+    }
+    fn fused_gated_feature_conv(
+        x: FloatTensor<Self>,
+        filter: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        op: GatedFeatureConv,
+    ) -> FloatTensor<Self> {
+        track::<_, C, 3>(op, [x, filter, bias])
+    }
+    fn fused_mamba2(
+        projected: FloatTensor<Self>,
+        filter: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        dt_bias: FloatTensor<Self>,
+        a_log: FloatTensor<Self>,
+        d: FloatTensor<Self>,
+        norm: FloatTensor<Self>,
+        op: Mamba2,
+    ) -> FloatTensor<Self> {
+        track::<_, C, 7>(op, [projected, filter, bias, dt_bias, a_log, d, norm])
     }
 }
 

@@ -1,4 +1,4 @@
-//! Causal depthwise filters, token after token, in blocks of channels that stay in registers.
+//! Short depthwise filters, token after token, in blocks of channels that stay in registers.
 
 use crate::array::Array;
 
@@ -6,8 +6,8 @@ use crate::array::Array;
 pub(crate) const LANES: usize = 16;
 pub(crate) type Lanes = [f32; LANES];
 
-/// Filter and bias with the channels of one tap together. The channels are `parts` parts of `width`, each padded to
-/// whole blocks.
+/// Filter and bias with the channels of one tap together, and where the channels stand in a token's row. The channels
+/// are `parts` parts of `width`, each padded to whole blocks.
 pub(crate) struct Taps {
     /// [part, tap, block]
     pub weights: Vec<Lanes>,
@@ -15,22 +15,34 @@ pub(crate) struct Taps {
     pub bias: Vec<Lanes>,
     pub parts: usize,
     pub count: usize,
+    /// Taps on tokens behind the current one; 0 for a causal filter.
+    pub ahead: usize,
     pub blocks: usize,
     pub width: usize,
+    /// Values of a token's row, of which the channels are those from `start`.
+    pub row: usize,
+    pub start: usize,
 }
 
 impl Taps {
-    /// Lays out a filter of [parts · width, taps] and a bias of [parts · width].
-    pub fn new(filter: &Array, bias: &Array, parts: usize) -> Self {
+    /// Lays out a filter of [parts · width, taps] and a bias of [parts · width] for rows of that many channels.
+    ///
+    /// # Panics
+    /// When more taps look ahead than there are beside the current token's.
+    pub fn new(filter: &Array, bias: &Array, parts: usize, ahead: usize) -> Self {
         let (width, count) = (filter.rows() / parts, filter.width());
+        assert!(ahead < count, "{ahead} of {count} taps look ahead");
         let blocks = width.div_ceil(LANES);
         let mut taps = Self {
             weights: vec![[0.0; LANES]; parts * count * blocks],
             bias: vec![[0.0; LANES]; parts * blocks],
             parts,
             count,
+            ahead,
             blocks,
             width,
+            row: parts * width,
+            start: 0,
         };
         for (channel, (row, &b)) in filter.values().chunks_exact(count).zip(bias.values()).enumerate() {
             let (part, block, lane) = taps.place(channel);
@@ -40,6 +52,17 @@ impl Taps {
             }
         }
         taps
+    }
+
+    /// The same filter on channels inside wider rows.
+    pub fn within(self, row: usize, start: usize) -> Self {
+        Self { row, start, ..self }
+    }
+
+    /// Where a part of a token's channels begins in an image.
+    #[inline(always)]
+    pub fn at(&self, token: usize, part: usize) -> usize {
+        token * self.row + self.start + part * self.width
     }
 
     /// Part, block and lane of a channel.
@@ -53,18 +76,26 @@ impl Taps {
         &self.weights[(part * self.count + tap) * self.blocks + block]
     }
 
-    /// (tap, token it multiplies) pairs of output token `t`.
+    /// Taps on tokens before the current one.
     #[inline(always)]
-    pub fn sources(&self, t: usize) -> impl Iterator<Item = (usize, usize)> {
-        (self.count.saturating_sub(t + 1)..self.count).map(move |tap| (tap, t + tap + 1 - self.count))
+    pub fn behind(&self) -> usize {
+        self.count - 1 - self.ahead
     }
 
-    /// One block of a part of the convolution's output at token `t`.
+    /// (tap, token it multiplies) pairs of output token `t` of `tokens`.
     #[inline(always)]
-    pub fn convolve(&self, image: &[f32], part: usize, block: usize, t: usize) -> Lanes {
+    pub fn sources(&self, t: usize, tokens: usize) -> impl Iterator<Item = (usize, usize)> {
+        let behind = self.behind();
+        (behind.saturating_sub(t)..self.count.min(tokens + behind - t))
+            .map(move |tap| (tap, t + tap - behind))
+    }
+
+    /// One block of a part of the convolution's output at token `t` of `tokens`.
+    #[inline(always)]
+    pub fn convolve(&self, image: &[f32], part: usize, block: usize, t: usize, tokens: usize) -> Lanes {
         let mut sum = self.bias[part * self.blocks + block];
-        for (tap, source) in self.sources(t) {
-            let x = load(image, (self.parts * source + part) * self.width, block, self.width);
+        for (tap, source) in self.sources(t, tokens) {
+            let x = load(image, self.at(source, part), block, self.width);
             let w = self.weight(part, tap, block);
             for i in 0..LANES {
                 sum[i] += w[i] * x[i];

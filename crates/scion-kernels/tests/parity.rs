@@ -6,8 +6,11 @@ mod common;
 use common::{tensor, values};
 use scion_kernels::attention::{Window, attention, attention_reference};
 use scion_kernels::conv::{short_conv, short_conv_reference};
-use scion_kernels::hyena::{gated_conv, gated_conv_reference};
+use scion_kernels::feature_conv::{gated_feature_conv, gated_feature_conv_reference};
+use scion_kernels::hyena::{gated_conv, gated_conv_reference, gated_inner, gated_inner_reference};
 use scion_kernels::linear::{Activation, linear, linear_reference};
+use scion_kernels::linear_attention::{FeatureMap, linear_attention, linear_attention_reference};
+use scion_kernels::mamba2::{Mamba2, Mamba2Weights, mamba2, mamba2_reference};
 use scion_kernels::mlp::{mlp, mlp_reference};
 use scion_kernels::norm::{modulated_norm, modulated_norm_reference};
 use scion_kernels::residual::{gated_residual, gated_residual_reference};
@@ -123,9 +126,9 @@ fn mlp_matches_reference() {
 fn attention_matches_reference() {
     let windows = [
         None,
-        Some(Window { left: 4, right: 4 }),
-        Some(Window { left: 0, right: 0 }),
-        Some(Window { left: 3, right: 1 }),
+        Some(Window::Raster { left: 4, right: 4 }),
+        Some(Window::Raster { left: 0, right: 0 }),
+        Some(Window::Raster { left: 3, right: 1 }),
     ];
     for (n, tokens, heads, head) in
         [(1, 1, 1, 1), (2, 7, 3, 5), (2, 49, 4, 32), (1, 131, 2, 8), (1, 65, 2, 72)]
@@ -145,19 +148,84 @@ fn attention_matches_reference() {
     }
 }
 
+/// Sizes of convolutions: batch, tokens, width, taps, taps ahead.
+const CONVOLUTIONS: [(usize, usize, usize, usize, usize); 8] = [
+    (1, 1, 1, 4, 0),
+    (2, 3, 5, 4, 0),
+    (2, 49, 16, 4, 0),
+    (3, 10, 7, 1, 0),
+    (2, 20, 33, 6, 0),
+    (1, 2, 48, 5, 0),
+    (2, 20, 33, 7, 3),
+    (1, 2, 18, 5, 4),
+];
+
+#[test]
+fn attention_on_a_grid_matches_reference() {
+    for (rows, columns, window) in [
+        (5, 5, Window::Square { side: 3, columns: 5 }),
+        (7, 9, Window::Square { side: 7, columns: 9 }),
+        (4, 6, Window::Square { side: 1, columns: 6 }),
+        (6, 6, Window::Circle { radius: 3, columns: 6 }),
+        (3, 8, Window::Circle { radius: 9, columns: 8 }),
+        (5, 4, Window::Circle { radius: 1, columns: 4 }),
+    ] {
+        let qkv = tensor([2, rows * columns, 3 * 2 * 12], 1, 3.0);
+        check!(
+            format!("attention on {rows}x{columns} with {window:?}"),
+            [qkv],
+            attention(qkv.clone(), 2, Some(window)),
+            attention_reference(qkv.clone(), 2, Some(window)),
+            1e-4
+        );
+    }
+}
+
+#[test]
+fn linear_attention_matches_reference() {
+    for (n, tokens, heads, head) in [(1, 1, 1, 1), (2, 7, 3, 5), (2, 49, 4, 32), (1, 131, 2, 72)] {
+        for map in [FeatureMap::EluPlusOne, FeatureMap::Relu] {
+            for scale in [1.0, 12.0] {
+                let qkv = tensor([n, tokens, 3 * heads * head], 1, scale);
+                check!(
+                    format!("linear attention {n}x{tokens} {heads} heads of {head} {map:?} at {scale}"),
+                    [qkv],
+                    linear_attention(qkv.clone(), heads, map),
+                    linear_attention_reference(qkv.clone(), heads, map),
+                    1e-4
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn gated_conv_matches_reference() {
-    for (n, tokens, width, taps) in
-        [(1, 1, 1, 4), (2, 3, 5, 4), (2, 49, 16, 4), (3, 10, 7, 1), (2, 20, 33, 6), (1, 2, 48, 5)]
-    {
+    for (n, tokens, width, taps, ahead) in CONVOLUTIONS {
         let x = tensor([n, tokens, 3 * width], 1, 1.0);
         let f = tensor([3 * width, taps], 2, 1.0);
         let b = tensor([3 * width], 3, 1.0);
         check!(
-            format!("gated conv {n}x{tokens}x{width} with {taps} taps"),
+            format!("gated conv {n}x{tokens}x{width} with {taps} taps, {ahead} ahead"),
             [x, f, b],
-            gated_conv(x.clone(), f.clone(), b.clone()),
-            gated_conv_reference(x.clone(), f.clone(), b.clone()),
+            gated_conv(x.clone(), f.clone(), b.clone(), ahead),
+            gated_conv_reference(x.clone(), f.clone(), b.clone(), ahead),
+            1e-5
+        );
+    }
+}
+
+#[test]
+fn gated_inner_matches_reference() {
+    for (n, tokens, width, taps, ahead) in CONVOLUTIONS {
+        let x = tensor([n, tokens, 3 * width], 1, 1.0);
+        let f = tensor([width, taps], 2, 1.0);
+        let b = tensor([width], 3, 1.0);
+        check!(
+            format!("gated inner {n}x{tokens}x{width} with {taps} taps, {ahead} ahead"),
+            [x, f, b],
+            gated_inner(x.clone(), f.clone(), b.clone(), ahead),
+            gated_inner_reference(x.clone(), f.clone(), b.clone(), ahead),
             1e-5
         );
     }
@@ -165,19 +233,69 @@ fn gated_conv_matches_reference() {
 
 #[test]
 fn short_conv_matches_reference() {
-    for (n, tokens, width, taps) in
-        [(1, 1, 1, 4), (2, 3, 5, 4), (2, 49, 16, 4), (3, 10, 7, 1), (2, 20, 33, 6), (1, 2, 48, 5)]
-    {
+    for (n, tokens, width, taps, ahead) in CONVOLUTIONS {
         let x = tensor([n, tokens, width], 1, 1.0);
         let f = tensor([width, taps], 2, 1.0);
         let b = tensor([width], 3, 1.0);
         check!(
-            format!("short conv {n}x{tokens}x{width} with {taps} taps"),
+            format!("short conv {n}x{tokens}x{width} with {taps} taps, {ahead} ahead"),
             [x, f, b],
-            short_conv(x.clone(), f.clone(), b.clone()),
-            short_conv_reference(x.clone(), f.clone(), b.clone()),
+            short_conv(x.clone(), f.clone(), b.clone(), ahead),
+            short_conv_reference(x.clone(), f.clone(), b.clone(), ahead),
             1e-5
         );
+    }
+}
+
+#[test]
+fn gated_feature_conv_matches_reference() {
+    for (n, tokens, hidden, taps) in [(1, 1, 1, 4), (2, 3, 5, 4), (3, 49, 32, 4), (2, 7, 11, 1), (1, 2, 3, 9)]
+    {
+        let x = tensor([n, tokens, 3 * hidden], 1, 1.0);
+        let f = tensor([tokens, taps], 2, 1.0);
+        let b = tensor([tokens], 3, 1.0);
+        check!(
+            format!("gated feature conv {n}x{tokens}x{hidden} with {taps} taps"),
+            [x, f, b],
+            gated_feature_conv(x.clone(), f.clone(), b.clone()),
+            gated_feature_conv_reference(x.clone(), f.clone(), b.clone()),
+            1e-5
+        );
+    }
+}
+
+#[test]
+fn mamba2_matches_reference() {
+    for (n, tokens, heads, channels, state, both) in [
+        (1, 1, 1, 1, 1, false),
+        (2, 7, 3, 5, 17, false),
+        (2, 70, 10, 4, 16, false),
+        (1, 33, 2, 16, 64, false),
+        (2, 9, 3, 5, 17, true),
+        (1, 65, 9, 2, 8, true),
+    ] {
+        for scale in [1.0, 8.0] {
+            let (inner, directions) = (heads * channels, if both { 2 } else { 1 });
+            let convolved = inner + 2 * state;
+            let x = tensor([n, tokens, inner + convolved + heads], 1, scale);
+            let weights = Mamba2Weights {
+                filter: tensor([convolved, if both { 7 } else { 4 }], 2, 1.0),
+                bias: tensor([convolved], 3, 1.0),
+                dt_bias: tensor([directions * heads], 4, 1.0),
+                a_log: tensor([directions * heads], 5, 1.0),
+                d: tensor([directions * heads], 6, 1.0),
+                norm: tensor([inner], 7, 1.0),
+            };
+            let Mamba2Weights { filter, bias, dt_bias, a_log, d, norm } = weights.clone();
+            let op = Mamba2 { heads, state, both };
+            check!(
+                format!("{op:?} on {n}x{tokens} with {channels} channels at {scale}"),
+                [x, filter, bias, dt_bias, a_log, d, norm],
+                mamba2(x.clone(), weights.clone(), op),
+                mamba2_reference(x.clone(), weights.clone(), op),
+                1e-4
+            );
+        }
     }
 }
 

@@ -6,8 +6,11 @@ use burn::Tensor;
 use common::{tensor, values};
 use scion_kernels::attention::{Window, attention};
 use scion_kernels::conv::short_conv;
-use scion_kernels::hyena::gated_conv;
+use scion_kernels::feature_conv::gated_feature_conv;
+use scion_kernels::hyena::{gated_conv, gated_inner};
 use scion_kernels::linear::{Activation, linear};
+use scion_kernels::linear_attention::{FeatureMap, linear_attention};
+use scion_kernels::mamba2::{Mamba2, Mamba2Weights, mamba2};
 use scion_kernels::mlp::mlp;
 use scion_kernels::norm::modulated_norm;
 use scion_kernels::residual::gated_residual;
@@ -29,6 +32,19 @@ fn all() -> Vec<(&'static str, [Vec<f32>; 2])> {
     let modulation = || tensor([n, 6 * width], 3, 1.0);
     let (w1, b1) = (tensor([hidden, width], 4, 0.2), tensor([hidden], 5, 1.0));
     let (w2, b2) = (tensor([width, hidden], 6, 0.2), tensor([width], 7, 1.0));
+    let (inner, inner_bias) = (tensor([width, 4], 19, 1.0), tensor([width], 20, 1.0));
+    let (features, feature_bias) = (tensor([tokens, 4], 10, 1.0), tensor([tokens], 11, 1.0));
+    let op = Mamba2 { heads: 8, state: 16, both: true };
+    let projected = || tensor([n, tokens, 2 * width + 2 * op.state + op.heads], 12, 1.0);
+    let weights = |a_log| Mamba2Weights {
+        filter: tensor([width + 2 * op.state, 7], 13, 1.0),
+        bias: tensor([width + 2 * op.state], 14, 1.0),
+        dt_bias: tensor([2 * op.heads], 15, 1.0),
+        a_log,
+        d: tensor([2 * op.heads], 17, 1.0),
+        norm: tensor([width], 18, 1.0),
+    };
+    let a_log = tensor([2 * op.heads], 16, 1.0);
     let (filter, bias) = (tensor([3 * width, 4], 8, 1.0), tensor([3 * width], 9, 1.0));
     vec![
         ("linear", run(x(), |x| linear(x, w1.clone(), b1.clone(), Activation::GeluTanh))),
@@ -41,11 +57,22 @@ fn all() -> Vec<(&'static str, [Vec<f32>; 2])> {
         ("residual", run(x(), |y| gated_residual(x(), y, modulation(), 2))),
         ("residual's gate", run(modulation(), |m| gated_residual(x(), x(), m, 2))),
         ("attention", run(qkv(), |qkv| attention(qkv, 4, None))),
-        ("window", run(qkv(), |qkv| attention(qkv, 4, Some(Window { left: 4, right: 4 })))),
-        ("short conv", run(qkv(), |qkv| short_conv(qkv, filter.clone(), bias.clone()))),
-        ("short conv's filter", run(filter.clone(), |f| short_conv(qkv(), f, bias.clone()))),
-        ("gated conv", run(qkv(), |qkv| gated_conv(qkv, filter.clone(), bias.clone()))),
-        ("gated conv's filter", run(filter.clone(), |f| gated_conv(qkv(), f, bias.clone()))),
+        ("window", run(qkv(), |qkv| attention(qkv, 4, Some(Window::Raster { left: 4, right: 4 })))),
+        ("square", run(qkv(), |qkv| attention(qkv, 4, Some(Window::Square { side: 5, columns: 13 })))),
+        ("linear attention", run(qkv(), |qkv| linear_attention(qkv, 4, FeatureMap::EluPlusOne))),
+        ("short conv", run(qkv(), |qkv| short_conv(qkv, filter.clone(), bias.clone(), 0))),
+        ("short conv's filter", run(filter.clone(), |f| short_conv(qkv(), f, bias.clone(), 0))),
+        ("gated conv", run(qkv(), |qkv| gated_conv(qkv, filter.clone(), bias.clone(), 0))),
+        ("gated conv's filter", run(filter.clone(), |f| gated_conv(qkv(), f, bias.clone(), 0))),
+        ("gated inner", run(qkv(), |qkv| gated_inner(qkv, inner.clone(), inner_bias.clone(), 0))),
+        ("gated inner's filter", run(inner.clone(), |f| gated_inner(qkv(), f, inner_bias.clone(), 0))),
+        ("feature conv", run(qkv(), |x| gated_feature_conv(x, features.clone(), feature_bias.clone()))),
+        (
+            "feature conv's filter",
+            run(features.clone(), |f| gated_feature_conv(qkv(), f, feature_bias.clone())),
+        ),
+        ("mamba2", run(projected(), |x| mamba2(x, weights(a_log.clone()), op))),
+        ("mamba2's decay", run(a_log.clone(), |a_log| mamba2(projected(), weights(a_log), op))),
     ]
 }
 

@@ -7,8 +7,9 @@ use burn::tensor::{Device, TensorData};
 use scion::checkpoint::Checkpoint;
 use scion::model::apply_weights;
 use scion::operator::{
-    AttentionConfig, HyenaSeConfig, HyenaXConfig, HyenaYConfig, Init, MlpConfig, OperatorConfig,
-    SlidingWindowConfig,
+    AttentionConfig, Direction, FeatureMap, GridWindow, HyenaSeConfig, HyenaXConfig, HyenaYConfig,
+    IdentityConfig, Init, LinearAttentionConfig, Mamba2Config, MlpConfig, MlpHyenaXConfig,
+    NeighborhoodConfig, OperatorConfig, SlidingWindowConfig,
 };
 use scion::train::collect;
 
@@ -61,14 +62,17 @@ fn sliding_window_matches_pytorch() {
 #[test]
 fn hyena_x_matches_pytorch() {
     for (case, kernel) in [("a", 4), ("b", 3), ("c", 4)] {
-        check(&format!("hyena-x-{case}"), &OperatorConfig::HyenaX(HyenaXConfig { kernel }));
+        check(
+            &format!("hyena-x-{case}"),
+            &OperatorConfig::HyenaX(HyenaXConfig { kernel, ..Default::default() }),
+        );
     }
 }
 
 #[test]
 fn hyena_se_matches_pytorch() {
     for (case, kernel, inner_kernel) in [("a", 4, 4), ("b", 3, 5), ("c", 4, 2)] {
-        let config = HyenaSeConfig { kernel, inner_kernel };
+        let config = HyenaSeConfig { kernel, inner_kernel, ..Default::default() };
         check(&format!("hyena-se-{case}"), &OperatorConfig::HyenaSe(config));
     }
 }
@@ -76,8 +80,68 @@ fn hyena_se_matches_pytorch() {
 #[test]
 fn hyena_y_matches_pytorch() {
     for (case, inner_kernel) in [("a", 4), ("b", 3), ("c", 4)] {
-        check(&format!("hyena-y-{case}"), &OperatorConfig::HyenaY(HyenaYConfig { inner_kernel }));
+        let config = HyenaYConfig { inner_kernel, ..Default::default() };
+        check(&format!("hyena-y-{case}"), &OperatorConfig::HyenaY(config));
     }
+}
+
+#[test]
+fn filters_that_look_both_ways_match_pytorch() {
+    let direction = Direction::Both;
+    let hyena_x = HyenaXConfig { kernel: 3, direction };
+    check("hyena-x-both", &OperatorConfig::HyenaX(hyena_x));
+    let hyena_se = HyenaSeConfig { kernel: 3, inner_kernel: 5, direction };
+    check("hyena-se-both", &OperatorConfig::HyenaSe(hyena_se));
+    check("hyena-y-both", &OperatorConfig::HyenaY(HyenaYConfig { inner_kernel: 4, direction }));
+}
+
+#[test]
+fn mamba2_matches_a_plain_recurrence() {
+    for (case, d_state, head_dim, expand, conv_kernel, direction) in [
+        ("a", 8, 4, 2, 4, Direction::Forward),
+        ("b", 17, 3, 1, 3, Direction::Forward),
+        ("c", 16, 8, 3, 4, Direction::Forward),
+        ("both", 5, 4, 2, 3, Direction::Both),
+    ] {
+        let config = Mamba2Config { d_state, head_dim, expand, conv_kernel, direction };
+        check(&format!("mamba2-{case}"), &OperatorConfig::Mamba2(config));
+    }
+}
+
+#[test]
+fn neighborhood_matches_pytorch() {
+    for (case, heads, window) in
+        [("a", 2, GridWindow::Square(3)), ("b", 3, GridWindow::Square(5)), ("c", 1, GridWindow::Circle(3))]
+    {
+        let config = NeighborhoodConfig { heads, window };
+        check(&format!("neighborhood-{case}"), &OperatorConfig::Neighborhood(config));
+    }
+}
+
+#[test]
+fn linear_attention_matches_pytorch() {
+    for (case, heads, feature_map) in
+        [("a", 2, FeatureMap::EluPlusOne), ("b", 3, FeatureMap::Relu), ("c", 1, FeatureMap::EluPlusOne)]
+    {
+        let config = LinearAttentionConfig { heads, feature_map };
+        check(&format!("linear-attention-{case}"), &OperatorConfig::LinearAttention(config));
+    }
+}
+
+#[test]
+fn mlp_hyena_x_matches_pytorch() {
+    for (case, ratio, tokens, kernel) in [("a", 2.0, 16, 4), ("b", 0.5, 7, 3), ("c", 3.0, 5, 4)] {
+        let config = MlpHyenaXConfig { ratio, tokens, kernel };
+        check(&format!("mlp-hyena-x-{case}"), &OperatorConfig::MlpHyenaX(config));
+    }
+}
+
+#[test]
+fn identity_changes_nothing() {
+    let device = Device::flex();
+    let operator = OperatorConfig::Identity(IdentityConfig {}).init(4, &mut Init::empty(&device)).unwrap();
+    let x = Tensor::<3>::from_data([[[1.0, -2.0, 0.5, 3.0]]], &device);
+    assert_eq!(values(operator.forward(x.clone())), values(x));
 }
 
 #[test]

@@ -14,7 +14,7 @@ const QUERIES: usize = 64;
 
 /// Sizes of one attention call.
 #[derive(Clone, Copy)]
-pub(super) struct Sizes {
+pub(crate) struct Sizes {
     pub batch: usize,
     pub tokens: usize,
     pub heads: usize,
@@ -22,7 +22,7 @@ pub(super) struct Sizes {
 }
 
 impl Sizes {
-    fn new(qkv: &Array, heads: usize) -> Self {
+    pub fn new(qkv: &Array, heads: usize) -> Self {
         let [batch, tokens, width] = qkv.dims()[..] else { unreachable!("qkv is [N, T, 3·D]") };
         Self { batch, tokens, heads, head: width / 3 / heads }
     }
@@ -38,35 +38,40 @@ impl Sizes {
 
 /// One head of one image: where its q, k, v and output are.
 #[derive(Clone, Copy)]
-struct Head {
+pub(crate) struct Head {
     s: Sizes,
     image: usize,
     head: usize,
 }
 
 impl Head {
-    fn new(s: Sizes, task: usize) -> Self {
+    pub fn new(s: Sizes, task: usize) -> Self {
         Self { s, image: task / s.heads, head: task % s.heads }
     }
 
+    /// Channels of the head.
+    pub fn width(&self) -> usize {
+        self.s.head
+    }
+
     /// Offset of token `first` of q, k or v (0, 1, 2) in the packed array, whose rows are 3·D apart.
-    fn part(&self, part: usize, first: usize) -> usize {
+    pub fn part(&self, part: usize, first: usize) -> usize {
         let width = self.s.width();
         ((self.image * self.s.tokens + first) * 3 + part) * width + self.head * self.s.head
     }
 
     /// Offset of token `first` in an array of [N, T, D].
-    fn out(&self, first: usize) -> usize {
+    pub fn out(&self, first: usize) -> usize {
         (self.image * self.s.tokens + first) * self.s.width() + self.head * self.s.head
     }
 
     /// `count` tokens from `first` of q, k or v, [count, head].
-    fn matrix<'a>(&self, qkv: &'a [f32], part: usize, first: usize, count: usize) -> MatRef<'a> {
+    pub fn matrix<'a>(&self, qkv: &'a [f32], part: usize, first: usize, count: usize) -> MatRef<'a> {
         MatRef::strided(&qkv[self.part(part, first)..], count, self.s.head, 3 * self.s.width())
     }
 
     /// The same of an array of [N, T, D].
-    fn out_matrix<'a>(&self, out: &'a [f32], first: usize, count: usize) -> MatRef<'a> {
+    pub fn out_matrix<'a>(&self, out: &'a [f32], first: usize, count: usize) -> MatRef<'a> {
         MatRef::strided(&out[self.out(first)..], count, self.s.head, self.s.width())
     }
 }

@@ -1,4 +1,4 @@
-//! Multi-head self-attention on the packed output of the qkv projection, over all tokens or a window.
+//! Multi-head self-attention on the packed output of the qkv projection, over all tokens or a window around each.
 
 mod cpu;
 mod reference;
@@ -10,15 +10,61 @@ use burn::backend::Dispatch;
 
 use crate::backend::KernelBackend;
 use crate::gemm::Precision;
+pub(crate) use cpu::{Head, Sizes};
 pub use reference::attention_reference;
 
-/// How many keys a query sees before and behind itself in raster order; both ends inclusive.
+/// The keys that a query sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Window {
-    /// Keys before the query.
-    pub left: usize,
-    /// Keys behind the query.
-    pub right: usize,
+pub enum Window {
+    /// Neighbours in raster order, both ends inclusive, clipped at the first and last token.
+    Raster {
+        /// Keys before the query.
+        left: usize,
+        /// Keys behind the query.
+        right: usize,
+    },
+    /// The `side` × `side` tokens around the query on a grid of rows of `columns` tokens; at the border the square is
+    /// moved inside, so that every query sees as many keys (Hassani et al. 2023, Neighborhood Attention).
+    Square {
+        /// Rows and columns of the square; odd, and not above those of the grid.
+        side: usize,
+        /// Tokens of a row of the grid.
+        columns: usize,
+    },
+    /// The tokens whose distance on that grid is below `radius`, clipped at the border (Liu et al. 2024, CLEAR).
+    Circle {
+        /// Radius in tokens.
+        radius: usize,
+        /// Tokens of a row of the grid.
+        columns: usize,
+    },
+}
+
+impl Window {
+    /// Replaces `keys` by what query `i` of `tokens` sees, ascending.
+    pub fn keys(self, i: usize, tokens: usize, keys: &mut Vec<usize>) {
+        keys.clear();
+        match self {
+            Self::Raster { left, right } => keys.extend(i.saturating_sub(left)..(i + right + 1).min(tokens)),
+            Self::Square { side, columns } => {
+                let start = |at: usize, of: usize| at.saturating_sub(side / 2).min(of - side);
+                let (row, column) = (start(i / columns, tokens / columns), start(i % columns, columns));
+                for row in row..row + side {
+                    keys.extend(row * columns + column..row * columns + column + side);
+                }
+            }
+            Self::Circle { radius, columns } => {
+                let (row, column) = (i / columns, i % columns);
+                let rows = (row + 1).saturating_sub(radius)..(row + radius).min(tokens / columns);
+                for other in rows {
+                    let away = other.abs_diff(row);
+                    let reach = (0..radius).rfind(|x| x * x + away * away < radius * radius).unwrap_or(0);
+                    let first = column.saturating_sub(reach);
+                    keys.extend(other * columns + first..other * columns + (column + reach + 1).min(columns));
+                }
+            }
+        }
+    }
 }
 
 /// An attention layer's fixed settings.
@@ -35,10 +81,18 @@ pub struct Attention {
 /// Shapes: `qkv` [N, T, 3·D], the last axis holding q, k, v, each head after head → [N, T, D].
 ///
 /// # Panics
-/// When the last axis does not divide into three times `heads`.
+/// When the last axis does not divide into three times `heads`, or the tokens into the window's rows, or the window is
+/// larger than the grid.
 pub fn attention(qkv: Tensor<3>, heads: usize, window: Option<Window>) -> Tensor<3> {
     let width = qkv.dims()[2];
     assert!(width.is_multiple_of(3 * heads), "qkv width {width} is not a multiple of 3 × {heads} heads");
+    if let Some(Window::Square { columns, .. } | Window::Circle { columns, .. }) = window {
+        let rows = qkv.dims()[1] / columns;
+        assert!(rows * columns == qkv.dims()[1], "{} tokens do not fill rows of {columns}", qkv.dims()[1]);
+        if let Some(Window::Square { side, .. }) = window {
+            assert!(side <= rows.min(columns), "{window:?} is larger than the grid of {rows} rows");
+        }
+    }
     let op = Attention { heads, window, precision: crate::precision() };
     Tensor::from_dispatch(<Dispatch as KernelBackend>::fused_attention(qkv.into_dispatch(), op))
 }

@@ -13,13 +13,13 @@ pub fn attention_reference(qkv: Tensor<3>, heads: usize, window: Option<Window>)
         qkv.clone().narrow(2, i * width / 3, width / 3).reshape([batch, tokens, heads, head]).swap_dims(1, 2)
     };
     let mut scores = part(0).matmul(part(1).swap_dims(2, 3)) / (head as f32).sqrt();
-    if let Some(Window { left, right }) = window {
-        let outside: Vec<bool> = (0..tokens * tokens)
-            .map(|ij| {
-                let (i, j) = (ij / tokens, ij % tokens);
-                j + left < i || j > i + right
-            })
-            .collect();
+    if let Some(window) = window {
+        let mut outside = vec![true; tokens * tokens];
+        let mut keys = Vec::new();
+        for (i, row) in outside.chunks_exact_mut(tokens).enumerate() {
+            window.keys(i, tokens, &mut keys);
+            keys.iter().for_each(|&j| row[j] = false);
+        }
         let mask = Tensor::<4, Bool>::from_data(TensorData::new(outside, [1, 1, tokens, tokens]), &device);
         scores = scores.mask_fill(mask.expand([batch, heads, tokens, tokens]), f32::NEG_INFINITY);
     }

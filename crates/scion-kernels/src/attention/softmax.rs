@@ -1,6 +1,7 @@
 use std::cell::RefCell;
 
 use crate::gemm::vmath;
+use crate::sums::total;
 
 /// Softmax of each row of `width` values times `scale`, which is positive, in place.
 pub(super) fn softmax_rows(values: &mut [f32], width: usize, scale: f32) {
@@ -45,16 +46,4 @@ fn maximum(row: &[f32]) -> f32 {
         }
     }
     lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max)
-}
-
-#[inline(always)]
-fn total(row: &[f32]) -> f32 {
-    let mut lanes = [0f32; 16];
-    let (chunks, rest) = row.as_chunks::<16>();
-    for chunk in chunks {
-        for (l, v) in lanes.iter_mut().zip(chunk) {
-            *l += v;
-        }
-    }
-    lanes.iter().sum::<f32>() + rest.iter().sum::<f32>()
 }

@@ -5,25 +5,7 @@ use rayon::prelude::*;
 use super::Window;
 use super::cpu::Sizes;
 use super::softmax::softmax_rows;
-
-/// Keys that query `i` sees.
-#[inline(always)]
-fn keys(i: usize, tokens: usize, window: Window) -> std::ops::Range<usize> {
-    i.saturating_sub(window.left)..(i + window.right + 1).min(tokens)
-}
-
-#[inline(always)]
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0f32; 8];
-    let (chunks_a, rest_a) = a.as_chunks::<8>();
-    let (chunks_b, rest_b) = b.as_chunks::<8>();
-    for (x, y) in chunks_a.iter().zip(chunks_b) {
-        for l in 0..8 {
-            lanes[l] += x[l] * y[l];
-        }
-    }
-    lanes.iter().sum::<f32>() + rest_a.iter().zip(rest_b).map(|(x, y)| x * y).sum::<f32>()
-}
+use crate::sums::dot;
 
 #[inline(always)]
 fn add_scaled(to: &mut [f32], factor: f32, from: &[f32]) {
@@ -41,28 +23,27 @@ fn part(s: Sizes, part: usize, token: usize, head: usize) -> std::ops::Range<usi
 
 multiversioned! {
     /// Unscaled scores of query `i` with its keys, head by head, into `p` [heads, keys].
-    fn scores(s: Sizes, window: Window, image: &[f32], i: usize, p: &mut Vec<f32>) {
+    fn scores(s: Sizes, keys: &[usize], image: &[f32], i: usize, p: &mut Vec<f32>) {
         p.clear();
         for head in 0..s.heads {
             let q = &image[part(s, 0, i, head)];
-            p.extend(keys(i, s.tokens, window).map(|j| dot(q, &image[part(s, 1, j, head)])));
+            p.extend(keys.iter().map(|&j| dot::<8>(q, &image[part(s, 1, j, head)])));
         }
     }
 }
 
 /// Softmax weights of query `i` over its keys, [heads, keys]; `image` is one image's packed qkv.
-fn weights(s: Sizes, window: Window, image: &[f32], i: usize, p: &mut Vec<f32>) {
-    scores(s, window, image, i, p);
-    softmax_rows(p, keys(i, s.tokens, window).len(), s.scale());
+fn weights(s: Sizes, keys: &[usize], image: &[f32], i: usize, p: &mut Vec<f32>) {
+    scores(s, keys, image, i, p);
+    softmax_rows(p, keys.len(), s.scale());
 }
 
 multiversioned! {
-    /// Writes the output of query `i`, [D].
-    fn mix(s: Sizes, window: Window, image: &[f32], i: usize, p: &[f32], out: &mut [f32]) {
-        let keys = keys(i, s.tokens, window);
+    /// Writes the output of a query, [D].
+    fn mix(s: Sizes, keys: &[usize], image: &[f32], p: &[f32], out: &mut [f32]) {
         out.fill(0.0);
         for (head, (p, out)) in p.chunks_exact(keys.len()).zip(out.chunks_exact_mut(s.head)).enumerate() {
-            for (j, &p) in keys.clone().zip(p) {
+            for (&j, &p) in keys.iter().zip(p) {
                 add_scaled(out, p, &image[part(s, 2, j, head)]);
             }
         }
@@ -72,17 +53,16 @@ multiversioned! {
 multiversioned! {
     /// Adds what query `i` contributes to the gradient of the packed qkv; `dp` is scratch.
     fn mix_backward(
-        s: Sizes, window: Window, image: &[f32], i: usize, p: &[f32], d_out: &[f32], dp: &mut Vec<f32>, d: &mut [f32],
+        s: Sizes, keys: &[usize], image: &[f32], i: usize, p: &[f32], d_out: &[f32], dp: &mut Vec<f32>, d: &mut [f32],
     ) {
-        let keys = keys(i, s.tokens, window);
         for (head, (p, d_out)) in p.chunks_exact(keys.len()).zip(d_out.chunks_exact(s.head)).enumerate() {
             dp.clear();
-            for (j, &p) in keys.clone().zip(p) {
-                dp.push(dot(d_out, &image[part(s, 2, j, head)]));
+            for (&j, &p) in keys.iter().zip(p) {
+                dp.push(dot::<8>(d_out, &image[part(s, 2, j, head)]));
                 add_scaled(&mut d[part(s, 2, j, head)], p, d_out);
             }
-            let delta = dot(p, dp);
-            for ((j, &p), &dp) in keys.clone().zip(p).zip(&*dp) {
+            let delta = dot::<8>(p, dp);
+            for ((&j, &p), &dp) in keys.iter().zip(p).zip(&*dp) {
                 let ds = s.scale() * p * (dp - delta);
                 add_scaled(&mut d[part(s, 0, i, head)], ds, &image[part(s, 1, j, head)]);
                 add_scaled(&mut d[part(s, 1, j, head)], ds, &image[part(s, 0, i, head)]);
@@ -95,10 +75,11 @@ multiversioned! {
 pub(super) fn forward(s: Sizes, window: Window, qkv: &[f32], out: &mut [f32]) {
     let (row, width) = (3 * s.width(), s.width());
     out.par_chunks_mut(s.tokens * width).zip(qkv.par_chunks(s.tokens * row)).for_each(|(out, image)| {
-        let mut p = Vec::new();
+        let (mut keys, mut p) = (Vec::new(), Vec::new());
         for (i, out) in out.chunks_exact_mut(width).enumerate() {
-            weights(s, window, image, i, &mut p);
-            mix(s, window, image, i, &p, out);
+            window.keys(i, s.tokens, &mut keys);
+            weights(s, &keys, image, i, &mut p);
+            mix(s, &keys, image, &p, out);
         }
     });
 }
@@ -111,11 +92,12 @@ pub(super) fn backward(s: Sizes, window: Window, qkv: &[f32], grad: &[f32], d_qk
         .zip(qkv.par_chunks(s.tokens * row))
         .zip(grad.par_chunks(s.tokens * width))
         .for_each(|((d, image), grad)| {
-            let (mut p, mut dp) = (Vec::new(), Vec::new());
+            let (mut keys, mut p, mut dp) = (Vec::new(), Vec::new(), Vec::new());
             d.fill(0.0);
             for (i, d_out) in grad.chunks_exact(width).enumerate() {
-                weights(s, window, image, i, &mut p);
-                mix_backward(s, window, image, i, &p, d_out, &mut dp, d);
+                window.keys(i, s.tokens, &mut keys);
+                weights(s, &keys, image, i, &mut p);
+                mix_backward(s, &keys, image, i, &p, d_out, &mut dp, d);
             }
         });
 }

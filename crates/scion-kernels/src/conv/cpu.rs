@@ -8,7 +8,7 @@ use crate::taps::{LANES, Taps, TapsGradient, load, store};
 impl Kernel<3> for ShortConv {
     fn forward(&self, [x, filter, bias]: &[Array; 3], _keep: bool) -> (Array, Vec<Array>) {
         let [_, tokens, width] = x.dims()[..] else { unreachable!("tokens are [N, T, C]") };
-        let taps = Taps::new(filter, bias, 1);
+        let taps = Taps::new(filter, bias, 1, self.ahead);
         // SAFETY: every token is written below.
         let mut y = unsafe { unfilled(x.values().len()) };
         y.par_chunks_mut(tokens * width)
@@ -25,7 +25,7 @@ impl Kernel<3> for ShortConv {
         wanted: [bool; 3],
     ) -> [Option<Array>; 3] {
         let [_, tokens, width] = x.dims()[..] else { unreachable!("tokens are [N, T, C]") };
-        let taps = Taps::new(filter, bias, 1);
+        let taps = Taps::new(filter, bias, 1, self.ahead);
         // SAFETY: the backward pass writes every token.
         let mut dx = unsafe { unfilled(x.values().len()) };
         let images: Vec<TapsGradient> = dx
@@ -48,42 +48,44 @@ impl Kernel<3> for ShortConv {
 }
 
 multiversioned! {
-    /// One image's convolution.
-    fn image_forward(taps: &Taps, image: &[f32], y: &mut [f32]) {
-        for t in 0..y.len() / taps.width {
+    /// One image's convolution, [T, C].
+    pub(crate) fn image_forward(taps: &Taps, image: &[f32], y: &mut [f32]) {
+        let tokens = y.len() / taps.width;
+        for t in 0..tokens {
             for block in 0..taps.blocks {
-                store(y, t * taps.width, block, taps.width, &taps.convolve(image, 0, block, t));
+                store(y, t * taps.width, block, taps.width, &taps.convolve(image, 0, block, t, tokens));
             }
         }
     }
 }
 
 multiversioned! {
-    /// Gradients of one image: writes `dx`, adds to those of the filter and the bias.
-    fn image_backward(taps: &Taps, image: &[f32], dy: &[f32], dx: &mut [f32], sums: &mut TapsGradient) {
-        let (width, count) = (taps.width, taps.count);
+    /// Gradients of one image, from that of its output, [T, C]: writes those of the channels into `dx`, laid out as the
+    /// image; adds to those of the filter and the bias.
+    pub(crate) fn image_backward(taps: &Taps, image: &[f32], dy: &[f32], dx: &mut [f32], sums: &mut TapsGradient) {
+        let (width, behind) = (taps.width, taps.behind());
         let tokens = dy.len() / width;
         for t in 0..tokens {
             for block in 0..taps.blocks {
                 let slope = load(dy, t * width, block, width);
                 sums.bias[block].iter_mut().zip(slope).for_each(|(sum, slope)| *sum += slope);
-                for (tap, source) in taps.sources(t) {
-                    let x = load(image, source * width, block, width);
+                for (tap, source) in taps.sources(t, tokens) {
+                    let x = load(image, taps.at(source, 0), block, width);
                     let sum = &mut sums.weights[tap * taps.blocks + block];
                     for i in 0..LANES {
                         sum[i] += slope[i] * x[i];
                     }
                 }
-                // The outputs in which token `t` takes part are itself and those behind it.
+                // The output tokens in which token `t` takes part, each through one tap.
                 let mut gradient = [0f32; LANES];
-                for tap in (0..count).rev().take(tokens - t) {
-                    let slope = load(dy, (t + count - 1 - tap) * width, block, width);
-                    let w = taps.weight(0, tap, block);
+                for output in t.saturating_sub(taps.ahead)..tokens.min(t + behind + 1) {
+                    let slope = load(dy, output * width, block, width);
+                    let w = taps.weight(0, t + behind - output, block);
                     for i in 0..LANES {
                         gradient[i] += slope[i] * w[i];
                     }
                 }
-                store(dx, t * width, block, width, &gradient);
+                store(dx, taps.at(t, 0), block, width, &gradient);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! A short causal depthwise convolution along the tokens.
+//! A short depthwise convolution along the tokens.
 
 mod cpu;
 mod reference;
@@ -7,21 +7,25 @@ use burn::Tensor;
 use burn::backend::Dispatch;
 
 use crate::backend::KernelBackend;
+pub(crate) use cpu::{image_backward, image_forward};
 pub use reference::short_conv_reference;
 
-/// The convolution's settings: none, all sizes come from the tensors.
+/// The convolution's settings; all sizes come from the tensors.
 #[derive(Clone, Copy, Debug)]
-pub struct ShortConv;
+pub struct ShortConv {
+    ahead: usize,
+}
 
-/// Depthwise causal convolution along the tokens.
+/// Depthwise convolution along the tokens.
 ///
-/// The last tap multiplies the current token; tokens before the first count as zero.
+/// The last `ahead` taps multiply the tokens behind the current one, the tap before them the current one; with none
+/// ahead the convolution is causal. Tokens beyond the ends count as zero.
 /// Shapes: `x` [N, T, C], `filter` [C, K], `bias` [C] → [N, T, C].
-pub fn short_conv(x: Tensor<3>, filter: Tensor<2>, bias: Tensor<1>) -> Tensor<3> {
+pub fn short_conv(x: Tensor<3>, filter: Tensor<2>, bias: Tensor<1>, ahead: usize) -> Tensor<3> {
     Tensor::from_dispatch(<Dispatch as KernelBackend>::fused_short_conv(
         x.into_dispatch(),
         filter.into_dispatch(),
         bias.into_dispatch(),
-        ShortConv,
+        ShortConv { ahead },
     ))
 }

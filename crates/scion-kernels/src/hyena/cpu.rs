@@ -11,7 +11,7 @@ impl Kernel<3> for GatedConv {
     fn forward(&self, [qkv, filter, bias]: &[Array; 3], _keep: bool) -> (Array, Vec<Array>) {
         let [batch, tokens, channels] = qkv.dims()[..] else { unreachable!("qkv is [N, T, 3·D]") };
         let width = channels / 3;
-        let taps = Taps::new(filter, bias, 3);
+        let taps = Taps::new(filter, bias, 3, self.ahead);
         // SAFETY: every token is written below.
         let mut y = unsafe { unfilled(batch * tokens * width) };
         y.par_chunks_mut(tokens * width)
@@ -28,7 +28,7 @@ impl Kernel<3> for GatedConv {
         wanted: [bool; 3],
     ) -> [Option<Array>; 3] {
         let [_, tokens, channels] = qkv.dims()[..] else { unreachable!("qkv is [N, T, 3·D]") };
-        let taps = Taps::new(filter, bias, 3);
+        let taps = Taps::new(filter, bias, 3, self.ahead);
         // SAFETY: the backward pass writes every token.
         let mut dx = unsafe { unfilled(qkv.values().len()) };
         let images: Vec<TapsGradient> = dx
@@ -54,9 +54,10 @@ multiversioned! {
     /// q·k·v of one image, each convolved.
     fn image_forward(taps: &Taps, image: &[f32], y: &mut [f32]) {
         let width = taps.width;
-        for t in 0..y.len() / width {
+        let tokens = y.len() / width;
+        for t in 0..tokens {
             for block in 0..taps.blocks {
-                let [q, k, v] = [0, 1, 2].map(|part| taps.convolve(image, part, block, t));
+                let [q, k, v] = [0, 1, 2].map(|part| taps.convolve(image, part, block, t, tokens));
                 let mut product = [0f32; LANES];
                 for i in 0..LANES {
                     product[i] = q[i] * k[i] * v[i];
@@ -70,19 +71,19 @@ multiversioned! {
 multiversioned! {
     /// Gradients of one image: writes `dx`, adds to those of the filter and the bias.
     ///
-    /// A token's input takes part in the outputs of the next `taps.count` tokens. The gradients of their convolutions
+    /// A token's input takes part in the outputs of `taps.count` tokens around it. The gradients of their convolutions
     /// are kept in a ring until the last is there; then that of the input is gathered from them.
     fn image_backward(
         taps: &Taps, image: &[f32], grad: &[f32], dx: &mut [f32], sums: &mut TapsGradient,
     ) {
-        let (width, blocks, count) = (taps.width, taps.blocks, taps.count);
+        let (width, blocks, count, behind) = (taps.width, taps.blocks, taps.count, taps.behind());
         let tokens = grad.len() / width;
         let mut ring = vec![[0f32; LANES]; count * 3 * blocks];
-        for t in 0..tokens + count - 1 {
+        for t in 0..tokens + behind {
             let slot = &mut ring[t % count * 3 * blocks..][..3 * blocks];
             if t < tokens {
                 for block in 0..blocks {
-                    let [q, k, v] = [0, 1, 2].map(|part| taps.convolve(image, part, block, t));
+                    let [q, k, v] = [0, 1, 2].map(|part| taps.convolve(image, part, block, t, tokens));
                     let dy = load(grad, t * width, block, width);
                     let mut slopes = [[0f32; LANES]; 3];
                     for i in 0..LANES {
@@ -96,8 +97,8 @@ multiversioned! {
                         for i in 0..LANES {
                             d_bias[i] += slope[i];
                         }
-                        for (tap, source) in taps.sources(t) {
-                            let x = load(image, (3 * source + part) * width, block, width);
+                        for (tap, source) in taps.sources(t, tokens) {
+                            let x = load(image, taps.at(source, part), block, width);
                             let d_weight = &mut sums.weights[(part * count + tap) * blocks + block];
                             for i in 0..LANES {
                                 d_weight[i] += slope[i] * x[i];
@@ -108,20 +109,21 @@ multiversioned! {
             } else {
                 slot.fill([0.0; LANES]);
             }
-            let Some(source) = (t + 1).checked_sub(count) else { continue };
+            let Some(source) = t.checked_sub(behind).filter(|&source| source < tokens) else { continue };
             for part in 0..3 {
                 for block in 0..blocks {
                     let mut sum = [0f32; LANES];
                     for tap in 0..count {
-                        // The output token that this tap joins with the source.
-                        let output = source + count - 1 - tap;
+                        // The output token that this tap joins with the source; the slots of those before the first
+                        // are still zero.
+                        let output = source + count + behind - tap;
                         let slope = &ring[(output % count * 3 + part) * blocks + block];
                         let w = taps.weight(part, tap, block);
                         for i in 0..LANES {
                             sum[i] += slope[i] * w[i];
                         }
                     }
-                    store(dx, (3 * source + part) * width, block, width, &sum);
+                    store(dx, taps.at(source, part), block, width, &sum);
                 }
             }
         }

@@ -1,27 +1,50 @@
-//! The gated causal convolution of the Hyena family: `[q,k,v] = conv(qkv)`, `y = q⊙k⊙v`.
+//! The gated short convolutions of the Hyena family.
 
 mod cpu;
+mod inner;
 mod reference;
 
 use burn::Tensor;
 use burn::backend::Dispatch;
 
 use crate::backend::KernelBackend;
-pub use reference::gated_conv_reference;
+pub use reference::{gated_conv_reference, gated_inner_reference};
 
-/// The gated convolution's settings: none, all sizes come from the tensors.
+/// [`gated_conv`]'s settings; all sizes come from the tensors.
 #[derive(Clone, Copy, Debug)]
-pub struct GatedConv;
+pub struct GatedConv {
+    ahead: usize,
+}
 
-/// Depthwise causal convolution along the tokens, then the product of its three parts (Hyena-X).
+/// [`gated_inner`]'s settings; all sizes come from the tensors.
+#[derive(Clone, Copy, Debug)]
+pub struct GatedInner {
+    ahead: usize,
+}
+
+/// `q⊙k⊙v` with `[q, k, v]` a depthwise convolution of `qkv` along the tokens (Hyena-X).
 ///
-/// The last tap multiplies the current token; tokens before the first count as zero.
+/// The last `ahead` taps multiply the tokens behind the current one, the tap before them the current one; with none
+/// ahead the convolution is causal. Tokens beyond the ends count as zero.
 /// Shapes: `qkv` [N, T, 3·D], `filter` [3·D, K], `bias` [3·D] → [N, T, D].
-pub fn gated_conv(qkv: Tensor<3>, filter: Tensor<2>, bias: Tensor<1>) -> Tensor<3> {
+pub fn gated_conv(qkv: Tensor<3>, filter: Tensor<2>, bias: Tensor<1>, ahead: usize) -> Tensor<3> {
     Tensor::from_dispatch(<Dispatch as KernelBackend>::fused_gated_conv(
         qkv.into_dispatch(),
         filter.into_dispatch(),
         bias.into_dispatch(),
-        GatedConv,
+        GatedConv { ahead },
+    ))
+}
+
+/// `q⊙inner(k⊙v)` with `inner` a depthwise convolution along the tokens, its taps as those of [`gated_conv`]
+/// (Hyena-SE, Hyena-Y).
+///
+/// Shapes: `qkv` [N, T, 3·D], `filter` [D, K], `bias` [D] → [N, T, D].
+pub fn gated_inner(qkv: Tensor<3>, filter: Tensor<2>, bias: Tensor<1>, ahead: usize) -> Tensor<3> {
+    Tensor::from_dispatch(<Dispatch as KernelBackend>::fused_gated_inner(
+        qkv.into_dispatch(),
+        filter.into_dispatch(),
+        bias.into_dispatch(),
+        GatedInner { ahead },
     ))
 }

@@ -2,6 +2,7 @@
 //!
 //! The first five workloads are those of `scripts/bench/torch_twin.py`, the same mathematics in stock PyTorch.
 
+mod distilled;
 mod workload;
 
 use std::hint::black_box;
@@ -11,12 +12,12 @@ use scion_kernels::gemm::{Epilogue, MatRef, matmul};
 use scion_kernels::{Precision, release_freed_memory};
 use serde::Serialize;
 
+pub use distilled::Distilled;
 use workload::Job;
-pub use workload::{WORKLOADS, Workload, operators_by_length};
+pub use workload::{WORKLOADS, Workload};
 
 use crate::config::PrecisionConfig;
 use crate::error::Result;
-use crate::operator::OperatorConfig;
 use crate::run::{peak_memory, reset_peak_memory};
 
 /// Steps before the first timed one: they fill caches and the allocator.
@@ -97,16 +98,18 @@ pub fn measure(
 /// width.
 ///
 /// # Errors
-/// When the operator cannot be built.
+/// When the operator does not fit a length.
 pub fn measure_lengths(
-    operator: &OperatorConfig,
+    operator: Distilled,
     tokens: &[usize],
     precision: PrecisionConfig,
     runs: usize,
     mut on_length: impl FnMut(Measurement) -> Result<()>,
 ) -> Result<()> {
+    let operator = operator.config();
     for &tokens in tokens {
-        let found = timed(|| workload::one_image(operator, tokens), precision, runs)?;
+        operator.check(distilled::WIDTH, tokens)?;
+        let found = timed(|| workload::one_image(&operator, tokens), precision, runs)?;
         on_length(Measurement { workload: operator.name(), tokens: Some(tokens), ..found })?;
     }
     Ok(())

@@ -11,15 +11,14 @@ use rand_distr::{Distribution, StandardNormal};
 use scion_kernels::optimizer::Moments;
 use scion_kernels::{PackedWeights, backward, with_values};
 
+use super::distilled::{Distilled, TOKENS, WIDTH};
 use crate::capture::{Activations, Site, add_noise, capture};
 use crate::config::Recipe;
 use crate::data::Batches;
 use crate::diffusion::Schedule;
 use crate::error::{Error, Result};
-use crate::model::{Architecture, Dit, DitConfig, update_parameters};
-use crate::operator::{
-    AttentionConfig, HyenaXConfig, Init, MlpConfig, Operator, OperatorConfig, SlidingWindowConfig,
-};
+use crate::model::{Architecture, Dit, DitConfig, parameters, update_parameters};
+use crate::operator::{Init, Operator, OperatorConfig};
 use crate::plan;
 use crate::run::{
     QUICKSTART, Teacher, embedded_teacher, new_sites, sample_images, training_images, with_fresh_operators,
@@ -28,10 +27,6 @@ use crate::train::{Distiller, RegressionLoss, Step, TrainState, Trainer, collect
 
 /// Images of a step of the first five workloads.
 const BATCH: usize = 8;
-/// Tokens an image of them.
-const TOKENS: usize = 256;
-/// Width of the operators that are distilled: that of DiT-XL.
-const WIDTH: usize = 1152;
 /// Images of a step of those on the embedded model.
 const EMBEDDED_BATCH: usize = 64;
 
@@ -42,12 +37,8 @@ pub enum Workload {
     DitForward,
     /// One finetuning step of that model: forward, MSE, backward, AdamW.
     DitTrain,
-    /// One stage-1 step of Hyena-X at DiT-XL's width, 256 tokens, batch 8: forward, L1, backward, AdamW.
-    DistilHyenaX,
-    /// The same of sliding-window attention, 16 heads, four tokens to either side.
-    DistilSwa,
-    /// The same of an MLP of ratio 3.
-    DistilMlpR3,
+    /// One stage-1 step of an operator at DiT-XL's width, 256 tokens, batch 8: forward, L1, backward, AdamW.
+    Distil(Distilled),
     /// Drawing 64 images as the quickstart does.
     Sample,
     /// One step of the quickstart's stage 1, the teacher's pass included.
@@ -59,12 +50,20 @@ pub enum Workload {
 }
 
 /// All workloads by name.
-pub const WORKLOADS: [(&str, Workload); 9] = [
+pub const WORKLOADS: [(&str, Workload); 17] = [
     ("dit-forward", Workload::DitForward),
     ("dit-train", Workload::DitTrain),
-    ("distil-hyena-x", Workload::DistilHyenaX),
-    ("distil-swa", Workload::DistilSwa),
-    ("distil-mlp-r3", Workload::DistilMlpR3),
+    ("distil-hyena-x", Workload::Distil(Distilled::HyenaX)),
+    ("distil-swa", Workload::Distil(Distilled::Swa)),
+    ("distil-mlp-r3", Workload::Distil(Distilled::MlpR3)),
+    ("distil-attention", Workload::Distil(Distilled::Attention)),
+    ("distil-neighborhood", Workload::Distil(Distilled::Neighborhood)),
+    ("distil-linear-attention", Workload::Distil(Distilled::LinearAttention)),
+    ("distil-hyena-se", Workload::Distil(Distilled::HyenaSe)),
+    ("distil-hyena-y", Workload::Distil(Distilled::HyenaY)),
+    ("distil-mamba2", Workload::Distil(Distilled::Mamba2)),
+    ("distil-mlp-r6", Workload::Distil(Distilled::MlpR6)),
+    ("distil-mlp-hyena-x", Workload::Distil(Distilled::MlpHyenaX)),
     ("sample", Workload::Sample),
     ("stage1", Workload::Stage1),
     ("stage2", Workload::Stage2),
@@ -91,16 +90,7 @@ impl Workload {
         match self {
             Self::DitForward => dit_forward(),
             Self::DitTrain => dit_train(),
-            Self::DistilHyenaX => {
-                distil(&OperatorConfig::HyenaX(HyenaXConfig { kernel: 4 }), 3 * WIDTH, BATCH, TOKENS)
-            }
-            Self::DistilSwa => {
-                let config = SlidingWindowConfig { left: 4, right: 4, heads: 16 };
-                distil(&OperatorConfig::SlidingWindow(config), 3 * WIDTH, BATCH, TOKENS)
-            }
-            Self::DistilMlpR3 => {
-                distil(&OperatorConfig::Mlp(MlpConfig { ratio: 3.0 }), 3 * WIDTH, BATCH, TOKENS)
-            }
+            Self::Distil(operator) => distil(&operator.config(), BATCH, TOKENS),
             Self::Sample => sample(),
             Self::Stage1 => stage1(),
             Self::Stage2 => stage2(),
@@ -160,27 +150,20 @@ fn dit_train() -> Result<Job> {
     Ok(Job { step: Box::new(step), gflop: Some(gflop), images: Some(BATCH) })
 }
 
-/// The token mixers whose cost at several lengths is compared.
-pub fn operators_by_length() -> [OperatorConfig; 3] {
-    [
-        OperatorConfig::Attention(AttentionConfig { heads: 16 }),
-        OperatorConfig::SlidingWindow(SlidingWindowConfig { left: 4, right: 4, heads: 16 }),
-        OperatorConfig::HyenaX(HyenaXConfig { kernel: 4 }),
-    ]
-}
-
 /// A step of stage 1 of a token mixer on one image.
 pub(super) fn one_image(config: &OperatorConfig, tokens: usize) -> Result<Job> {
-    distil(config, 3 * WIDTH, 1, tokens)
+    distil(config, 1, tokens)
 }
 
-/// `first` is the output width of the layer that sees the input, whose own gradient nobody needs.
-fn distil(config: &OperatorConfig, first: usize, batch: usize, tokens: usize) -> Result<Job> {
+fn distil(config: &OperatorConfig, batch: usize, tokens: usize) -> Result<Job> {
     let device = Device::flex().autodiff();
     let operator = config.init(WIDTH, &mut Init::new(0, 0, &device))?;
     let (x, y) = (normal(batch * tokens * WIDTH, 1), normal(batch * tokens * WIDTH, 2));
     let forward = batch * config.flops(WIDTH, tokens).total();
-    let unneeded = batch * 2 * tokens * WIDTH * first;
+    // Nobody needs the gradient of the input, which the first layer's weight [out, WIDTH] would give.
+    let mut first = None;
+    parameters(&operator, |_, data| first = first.or(Some(data.shape()[0])));
+    let unneeded = batch * 2 * tokens * WIDTH * first.unwrap_or(0);
     let gflop = (3 * forward - unneeded) as f64 / 1e9;
     let mut learner = Learner::new(operator);
     let input = Tensor::from_data(TensorData::new(x, [batch, tokens, WIDTH]), &device);

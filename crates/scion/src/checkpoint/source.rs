@@ -134,6 +134,8 @@ fn sniff(path: &Path) -> Result<Format> {
     let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
     file.take(32).read_to_end(&mut start).map_err(|e| Error::io("read", path, e))?;
     let problem = match start.as_slice() {
+        // First: these begin with the header's length, which may look like the start of anything.
+        [_, _, _, _, 0, 0, 0, 0, b'{', ..] => return Ok(Format::Safetensors),
         [b'P', b'K', 3 | 5, ..] => return Ok(Format::Pytorch),
         [] => "is empty",
         [0x80, 1..=5, ..] => {
@@ -146,9 +148,7 @@ fn sniff(path: &Path) -> Result<Format> {
         _ if start.trim_ascii_start().starts_with(b"<") => {
             "is a web page, not a checkpoint; download it again"
         }
-        _ if extension(path) == "safetensors" || start.get(8) == Some(&b'{') => {
-            return Ok(Format::Safetensors);
-        }
+        _ if extension(path) == "safetensors" => return Ok(Format::Safetensors),
         _ if matches!(extension(path), "pt" | "pth" | "bin" | "ckpt") => {
             "is not a zip archive; expected a file written by torch.save, whole"
         }

@@ -3,9 +3,7 @@ use std::io::Write;
 use clap::{Args, ValueEnum};
 
 use super::set_precision;
-use crate::bench::{
-    Measurement, WORKLOADS, Workload, measure, measure_lengths, operators_by_length, peak_gflops,
-};
+use crate::bench::{Distilled, Measurement, WORKLOADS, Workload, measure, measure_lengths, peak_gflops};
 use crate::config::PrecisionConfig;
 use crate::error::Result;
 
@@ -70,8 +68,8 @@ pub fn bench(arguments: &BenchArguments) -> Result<()> {
     for &precision in precisions {
         set_precision(precision);
         if !arguments.lengths.is_empty() {
-            for operator in operators_by_length() {
-                measure_lengths(&operator, &arguments.lengths, precision, arguments.runs, show)?;
+            for operator in Distilled::MIXERS {
+                measure_lengths(operator, &arguments.lengths, precision, arguments.runs, show)?;
             }
             continue;
         }

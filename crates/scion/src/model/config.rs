@@ -1,7 +1,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::operator::{AttentionConfig, Flops, MlpConfig, OperatorConfig, SlidingWindowConfig, Slot};
+use crate::operator::{
+    AttentionConfig, Flops, LinearAttentionConfig, MlpConfig, MlpHyenaXConfig, NeighborhoodConfig,
+    OperatorConfig, SlidingWindowConfig, Slot,
+};
 
 /// Named sizes of the original models: (name, width, depth, heads).
 pub const PRESETS: [(&str, usize, usize, usize); 5] = [
@@ -185,11 +188,11 @@ impl Architecture {
                     depth - 1
                 )));
             }
-            if graft.operator.slot() != graft.slot {
+            if !graft.operator.fits(graft.slot) {
                 let name = graft.operator.name();
                 return Err(Error::Plan(format!("{place}: {name} is no operator for this slot")));
             }
-            fill_heads(&mut graft.operator, self.dit.heads);
+            fill_in(&mut graft.operator, &self.dit);
             graft.operator.check(self.dit.hidden, self.dit.tokens())?;
         }
         for pair in grafts.windows(2) {
@@ -248,13 +251,18 @@ impl Architecture {
     }
 }
 
-/// Gives the model's head count to operators that leave theirs open.
-fn fill_heads(operator: &mut OperatorConfig, model: usize) {
-    if let OperatorConfig::Attention(AttentionConfig { heads })
-    | OperatorConfig::SlidingWindow(SlidingWindowConfig { heads, .. }) = operator
-        && *heads == 0
-    {
-        *heads = model;
+/// Gives the model's number of heads or tokens to operators that leave theirs open.
+fn fill_in(operator: &mut OperatorConfig, model: &DitConfig) {
+    let (open, value) = match operator {
+        OperatorConfig::Attention(AttentionConfig { heads })
+        | OperatorConfig::SlidingWindow(SlidingWindowConfig { heads, .. })
+        | OperatorConfig::Neighborhood(NeighborhoodConfig { heads, .. })
+        | OperatorConfig::LinearAttention(LinearAttentionConfig { heads, .. }) => (heads, model.heads),
+        OperatorConfig::MlpHyenaX(MlpHyenaXConfig { tokens, .. }) => (tokens, model.tokens()),
+        _ => return,
+    };
+    if *open == 0 {
+        *open = value;
     }
 }
 

@@ -30,12 +30,17 @@ impl Path {
 
     /// The parameter's name in the original layout.
     pub fn name(&self) -> String {
-        let levels: Vec<&str> = self.0.iter().map(String::as_str).filter(|l| !l.is_empty()).collect();
-        let name = levels.join(".");
-        // The original keeps SiLU inside the sequences it counts.
-        name.replace("t_embedder.mlp.1.", "t_embedder.mlp.2.")
-            .replace("ada_ln.", "adaLN_modulation.1.")
-            .replace("wqkv.", "Wqkv.")
+        let original = |level| match level {
+            // The original keeps SiLU inside the sequences it counts.
+            "ada_ln" => "adaLN_modulation.1",
+            "wqkv" => "Wqkv",
+            "a_log" => "A_log",
+            "skip" => "D",
+            level => level,
+        };
+        let levels: Vec<&str> =
+            self.0.iter().map(String::as_str).filter(|l| !l.is_empty()).map(original).collect();
+        levels.join(".").replace("t_embedder.mlp.1.", "t_embedder.mlp.2.")
     }
 }
 
@@ -43,7 +48,9 @@ impl Path {
 pub fn native_shape(name: &str, dims: &[usize], patch: usize) -> Vec<usize> {
     match dims {
         [d, values] if name == "x_embedder.proj.weight" => vec![*d, values / (patch * patch), patch, patch],
-        [channels, taps] if name.ends_with("filter.weight") => vec![*channels, 1, *taps],
+        [channels, taps] if name.ends_with("filter.weight") || name.ends_with("conv1d.weight") => {
+            vec![*channels, 1, *taps]
+        }
         [tokens, d] if name == "pos_embed" => vec![1, *tokens, *d],
         dims => dims.to_vec(),
     }

@@ -99,7 +99,7 @@ pub struct SlidingWindow {
 impl SlidingWindow {
     /// [N, T, D] → [N, T, D].
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let window = Window { left: self.left, right: self.right };
+        let window = Window::Raster { left: self.left, right: self.right };
         self.out_proj.forward(attention(self.wqkv.forward(x), self.heads, Some(window)))
     }
 }

@@ -2,19 +2,25 @@ use burn::Tensor;
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
 
-use super::layers::{ShortFilter, four_taps};
-use super::{Init, Linear, Scheme};
+use super::{Direction, Init, Linear, Scheme, ShortFilter};
 
 /// Hyena-SE: a gated convolution with short featuriser and inner filters (paper §4).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct HyenaSeConfig {
-    /// Taps of the causal featuriser convolution.
-    #[serde(default = "four_taps")]
+    /// Tokens that the featuriser convolution reaches back, the current one among them.
     pub kernel: usize,
-    /// Taps of the causal inner convolution.
-    #[serde(default = "four_taps", rename = "inner-kernel")]
+    /// Tokens that the inner convolution reaches back, the current one among them.
     pub inner_kernel: usize,
+    /// Whether filters see the tokens behind the current one too.
+    pub direction: Direction,
+}
+
+impl Default for HyenaSeConfig {
+    /// The published settings.
+    fn default() -> Self {
+        Self { kernel: 4, inner_kernel: 4, direction: Direction::Forward }
+    }
 }
 
 impl HyenaSeConfig {
@@ -22,8 +28,8 @@ impl HyenaSeConfig {
     pub fn init(&self, width: usize, init: &mut Init) -> HyenaSe {
         HyenaSe {
             in_proj: Linear::new(width, 3 * width, Scheme::Torch, init),
-            short_filter: ShortFilter::new(3 * width, self.kernel, init),
-            inner_filter: ShortFilter::identity(width, self.inner_kernel, init),
+            short_filter: ShortFilter::new(3 * width, self.kernel, self.direction, init),
+            inner_filter: ShortFilter::identity(width, self.inner_kernel, self.direction, init),
             out_proj: Linear::new(width, width, Scheme::Torch, init),
         }
     }
@@ -45,13 +51,7 @@ pub struct HyenaSe {
 impl HyenaSe {
     /// [N, T, D] → [N, T, D].
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.out_proj.forward(gate(self.short_filter.forward(self.in_proj.forward(x)), &self.inner_filter))
+        let features = self.short_filter.forward(self.in_proj.forward(x));
+        self.out_proj.forward(self.inner_filter.gate_inside(features))
     }
-}
-
-/// `q⊙inner(k⊙v)`: [N, T, 3·D] → [N, T, D].
-pub(super) fn gate(qkv: Tensor<3>, inner: &ShortFilter) -> Tensor<3> {
-    let width = qkv.dims()[2] / 3;
-    let part = |i: usize| qkv.clone().narrow(2, i * width, width);
-    part(0) * inner.forward(part(1) * part(2))
 }

@@ -1,18 +1,24 @@
 use burn::Tensor;
 use burn::module::Module;
-use scion_kernels::hyena::gated_conv;
 use serde::{Deserialize, Serialize};
 
-use super::layers::{ShortFilter, four_taps};
-use super::{Init, Linear, Scheme};
+use super::{Direction, Init, Linear, Scheme, ShortFilter};
 
 /// Hyena-X: a gated short convolution without an inner filter (paper §4).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct HyenaXConfig {
-    /// Taps of the causal featuriser convolution.
-    #[serde(default = "four_taps")]
+    /// Tokens that the featuriser convolution reaches back, the current one among them.
     pub kernel: usize,
+    /// Whether filters see the tokens behind the current one too.
+    pub direction: Direction,
+}
+
+impl Default for HyenaXConfig {
+    /// The published settings.
+    fn default() -> Self {
+        Self { kernel: 4, direction: Direction::Forward }
+    }
 }
 
 impl HyenaXConfig {
@@ -20,7 +26,7 @@ impl HyenaXConfig {
     pub fn init(&self, width: usize, init: &mut Init) -> HyenaX {
         HyenaX {
             in_proj: Linear::new(width, 3 * width, Scheme::Torch, init),
-            short_filter: ShortFilter::new(3 * width, self.kernel, init),
+            short_filter: ShortFilter::new(3 * width, self.kernel, self.direction, init),
             out_proj: Linear::new(width, width, Scheme::Torch, init),
         }
     }
@@ -40,7 +46,6 @@ pub struct HyenaX {
 impl HyenaX {
     /// [N, T, D] → [N, T, D].
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let filter = &self.short_filter;
-        self.out_proj.forward(gated_conv(self.in_proj.forward(x), filter.weight.val(), filter.bias.val()))
+        self.out_proj.forward(self.short_filter.gate(self.in_proj.forward(x)))
     }
 }

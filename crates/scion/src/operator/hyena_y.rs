@@ -2,17 +2,23 @@ use burn::Tensor;
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
 
-use super::hyena_se::gate;
-use super::layers::{ShortFilter, four_taps};
-use super::{Init, Linear, Scheme};
+use super::{Direction, Init, Linear, Scheme, ShortFilter};
 
 /// Hyena-Y: a gated convolution with an inner filter and without a featuriser (paper §4).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct HyenaYConfig {
-    /// Taps of the causal inner convolution.
-    #[serde(default = "four_taps", rename = "inner-kernel")]
+    /// Tokens that the inner convolution reaches back, the current one among them.
     pub inner_kernel: usize,
+    /// Whether filters see the tokens behind the current one too.
+    pub direction: Direction,
+}
+
+impl Default for HyenaYConfig {
+    /// The published settings.
+    fn default() -> Self {
+        Self { inner_kernel: 4, direction: Direction::Forward }
+    }
 }
 
 impl HyenaYConfig {
@@ -20,7 +26,7 @@ impl HyenaYConfig {
     pub fn init(&self, width: usize, init: &mut Init) -> HyenaY {
         HyenaY {
             in_proj: Linear::new(width, 3 * width, Scheme::Torch, init),
-            inner_filter: ShortFilter::identity(width, self.inner_kernel, init),
+            inner_filter: ShortFilter::identity(width, self.inner_kernel, self.direction, init),
             out_proj: Linear::new(width, width, Scheme::Torch, init),
         }
     }
@@ -40,6 +46,6 @@ pub struct HyenaY {
 impl HyenaY {
     /// [N, T, D] → [N, T, D].
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.out_proj.forward(gate(self.in_proj.forward(x), &self.inner_filter))
+        self.out_proj.forward(self.inner_filter.gate_inside(self.in_proj.forward(x)))
     }
 }

@@ -62,6 +62,17 @@ impl Init {
         self.parameter(values, shape)
     }
 
+    /// `count` values uniform between `low` and `high`, for parameters that are a function of such values; all `low`
+    /// where nothing is drawn.
+    pub fn values(&mut self, count: usize, low: f64, high: f64) -> impl Iterator<Item = f64> + use<> {
+        let uniform = Uniform::new_inclusive(low, high).expect("bounds are finite and in order");
+        let values: Vec<f64> = match &mut self.rng {
+            Some(rng) => (0..count).map(|_| uniform.sample(rng)).collect(),
+            None => vec![low; count],
+        };
+        values.into_iter()
+    }
+
     /// A parameter with every element the same.
     pub fn constant<const D: usize>(&mut self, shape: [usize; D], value: f32) -> Param<Tensor<D>> {
         self.parameter(vec![value; shape.iter().product()], shape)

@@ -4,25 +4,37 @@
 //! says, and [`Operator`], the module it builds. All map tokens [N, T, D] to tokens [N, T, D].
 
 mod attention;
+mod cost;
 mod hyena_se;
 mod hyena_x;
 mod hyena_y;
+mod identity;
 mod init;
 mod layers;
+mod linear_attention;
 mod locality;
+mod mamba2;
 mod mlp;
+mod mlp_hyena_x;
+mod neighborhood;
 
 use burn::Tensor;
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
 
 pub use attention::{Attention, AttentionConfig, SlidingWindow, SlidingWindowConfig};
+pub use cost::Flops;
 pub use hyena_se::{HyenaSe, HyenaSeConfig};
 pub use hyena_x::{HyenaX, HyenaXConfig};
 pub use hyena_y::{HyenaY, HyenaYConfig};
+pub use identity::{Identity, IdentityConfig};
 pub use init::{Init, Scheme};
-pub use layers::Linear;
+pub use layers::{Direction, Linear, Projection, ShortFilter};
+pub use linear_attention::{FeatureMap, LinearAttention, LinearAttentionConfig};
+pub use mamba2::{Mamba2, Mamba2Config, Scale};
 pub use mlp::{Mlp, MlpConfig};
+pub use mlp_hyena_x::{MlpHyenaX, MlpHyenaXConfig, PositionFilter};
+pub use neighborhood::{GridWindow, Neighborhood, NeighborhoodConfig};
 
 use crate::error::{Error, Result};
 
@@ -71,8 +83,18 @@ pub enum OperatorConfig {
     HyenaX(HyenaXConfig),
     /// Gated short convolution without a featuriser.
     HyenaY(HyenaYConfig),
+    /// Softmax attention over neighbours on the grid of tokens.
+    Neighborhood(NeighborhoodConfig),
+    /// Attention with a feature map instead of softmax.
+    LinearAttention(LinearAttentionConfig),
+    /// A state-space layer.
+    Mamba2(Mamba2Config),
     /// Two linear layers with tanh-GELU between them.
     Mlp(MlpConfig),
+    /// A gated convolution along the features between two linear layers.
+    MlpHyenaX(MlpHyenaXConfig),
+    /// Nothing, in either slot.
+    Identity(IdentityConfig),
 }
 
 impl OperatorConfig {
@@ -81,22 +103,27 @@ impl OperatorConfig {
         match self {
             Self::Attention(_) => "attention".into(),
             Self::SlidingWindow(c) => format!("sliding-window {}+1+{}", c.left, c.right),
-            Self::HyenaSe(_) => "hyena-se".into(),
-            Self::HyenaX(_) => "hyena-x".into(),
-            Self::HyenaY(_) => "hyena-y".into(),
+            Self::HyenaSe(c) => format!("hyena-se{}", c.direction.suffix()),
+            Self::HyenaX(c) => format!("hyena-x{}", c.direction.suffix()),
+            Self::HyenaY(c) => format!("hyena-y{}", c.direction.suffix()),
+            Self::Neighborhood(c) => match c.window {
+                GridWindow::Square(side) => format!("neighborhood {side}×{side}"),
+                GridWindow::Circle(radius) => format!("neighborhood radius {radius}"),
+            },
+            Self::LinearAttention(_) => "linear-attention".into(),
+            Self::Mamba2(c) => format!("mamba2{}", c.direction.suffix()),
             Self::Mlp(c) => format!("mlp ×{}", c.ratio),
+            Self::MlpHyenaX(c) => format!("mlp-hyena-x ×{}", c.ratio),
+            Self::Identity(_) => "identity".into(),
         }
     }
 
-    /// The slot this operator can stand in.
-    pub fn slot(&self) -> Slot {
+    /// Whether this operator can stand in the slot.
+    pub fn fits(&self, slot: Slot) -> bool {
         match self {
-            Self::Attention(_)
-            | Self::SlidingWindow(_)
-            | Self::HyenaSe(_)
-            | Self::HyenaX(_)
-            | Self::HyenaY(_) => Slot::Attention,
-            Self::Mlp(_) => Slot::Mlp,
+            Self::Mlp(_) | Self::MlpHyenaX(_) => slot == Slot::Mlp,
+            Self::Identity(_) => true,
+            _ => slot == Slot::Attention,
         }
     }
 
@@ -109,6 +136,8 @@ impl OperatorConfig {
         match self {
             Self::Attention(AttentionConfig { heads })
             | Self::SlidingWindow(SlidingWindowConfig { heads, .. })
+            | Self::Neighborhood(NeighborhoodConfig { heads, .. })
+            | Self::LinearAttention(LinearAttentionConfig { heads, .. })
                 if *heads == 0 || !width.is_multiple_of(*heads) =>
             {
                 fail(format!("{}: width {width} does not divide into {heads} heads", self.name()))
@@ -124,7 +153,51 @@ impl OperatorConfig {
             }
             Self::HyenaX(c) => self.check_taps("kernel", c.kernel, tokens),
             Self::HyenaY(c) => self.check_taps("inner-kernel", c.inner_kernel, tokens),
+            Self::Neighborhood(c) => self.check_window(c.window, tokens),
+            Self::Mamba2(c) => {
+                c.heads(width)?;
+                self.check_taps("conv-kernel", c.conv_kernel, tokens)
+            }
             Self::Mlp(c) => c.hidden(width).map(|_| ()),
+            Self::MlpHyenaX(c) if c.tokens != tokens => fail(format!(
+                "{}: it has a filter for each of {} tokens, but the model has {tokens} tokens an image",
+                self.name(),
+                c.tokens
+            )),
+            Self::MlpHyenaX(c) => {
+                let hidden = c.hidden(width)?;
+                if (1..=3 * hidden).contains(&c.kernel) {
+                    return Ok(());
+                }
+                fail(format!(
+                    "{}: kernel must lie between 1 and the number of features, {}; found {}",
+                    self.name(),
+                    3 * hidden,
+                    c.kernel
+                ))
+            }
+            Self::Attention(_) | Self::SlidingWindow(_) | Self::LinearAttention(_) | Self::Identity(_) => {
+                Ok(())
+            }
+        }
+    }
+
+    fn check_window(&self, window: GridWindow, tokens: usize) -> Result<()> {
+        let columns = neighborhood::columns(tokens);
+        let fail = |detail: String| Err(Error::Plan(format!("{}: {detail}", self.name())));
+        if columns * columns != tokens {
+            return fail(format!("it needs a square grid, but the model has {tokens} tokens an image"));
+        }
+        match window {
+            GridWindow::Square(side) if side > columns => {
+                fail(format!("the window is larger than the grid of {columns}×{columns} tokens"))
+            }
+            GridWindow::Square(side) if side.is_multiple_of(2) => {
+                fail(format!("the side of a square window must be odd, found {side}"))
+            }
+            GridWindow::Circle(radius) if radius == 0 || radius > columns => {
+                fail(format!("the radius must lie between 1 and the side of the grid, {columns}"))
+            }
             _ => Ok(()),
         }
     }
@@ -150,65 +223,13 @@ impl OperatorConfig {
             Self::HyenaSe(c) => Operator::HyenaSe(c.init(width, init)),
             Self::HyenaX(c) => Operator::HyenaX(c.init(width, init)),
             Self::HyenaY(c) => Operator::HyenaY(c.init(width, init)),
+            Self::Neighborhood(c) => Operator::Neighborhood(c.init(width, init)),
+            Self::LinearAttention(c) => Operator::LinearAttention(c.init(width, init)),
+            Self::Mamba2(c) => Operator::Mamba2(c.init(width, init)?),
             Self::Mlp(c) => Operator::Mlp(c.init(width, init)?),
+            Self::MlpHyenaX(c) => Operator::MlpHyenaX(c.init(width, init)?),
+            Self::Identity(_) => Operator::Identity(Identity {}),
         })
-    }
-
-    /// Number of parameters at the given width.
-    pub fn parameters(&self, width: usize) -> usize {
-        let projections = 4 * width * width + 4 * width;
-        match self {
-            Self::Attention(_) | Self::SlidingWindow(_) => projections,
-            Self::HyenaSe(c) => projections + 3 * width * (c.kernel + 1) + width * (c.inner_kernel + 1),
-            Self::HyenaX(c) => projections + 3 * width * (c.kernel + 1),
-            Self::HyenaY(c) => projections + width * (c.inner_kernel + 1),
-            Self::Mlp(c) => c.hidden(width).map_or(0, |hidden| 2 * width * hidden + width + hidden),
-        }
-    }
-
-    /// Floating-point operations for one image of `tokens` tokens: multiply-adds count 2, a softmax 3 for each score of
-    /// each head, which gives the paper's operator column; biases and activations are left out.
-    pub fn flops(&self, width: usize, tokens: usize) -> Flops {
-        let projections = 2 * tokens * 4 * width * width;
-        // q ⊙ · and k ⊙ v
-        let gates = 2 * tokens * width;
-        // Two products and a softmax over `keys` keys a query.
-        let attention = |keys: usize, heads: usize| tokens * keys * (2 * 2 * width + 3 * heads);
-        match self {
-            Self::Attention(c) => Flops { operator: attention(tokens, c.heads), features: projections },
-            Self::SlidingWindow(c) => {
-                Flops { operator: attention(c.left + c.right + 1, c.heads), features: projections }
-            }
-            Self::HyenaSe(c) => Flops {
-                operator: gates + 2 * tokens * width * c.inner_kernel,
-                features: projections + 2 * tokens * 3 * width * c.kernel,
-            },
-            Self::HyenaX(c) => {
-                Flops { operator: gates, features: projections + 2 * tokens * 3 * width * c.kernel }
-            }
-            Self::HyenaY(c) => {
-                Flops { operator: gates + 2 * tokens * width * c.inner_kernel, features: projections }
-            }
-            Self::Mlp(c) => {
-                Flops { operator: 0, features: c.hidden(width).map_or(0, |h| 2 * 2 * tokens * width * h) }
-            }
-        }
-    }
-}
-
-/// Cost of an operator, split as the paper's tables split it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Flops {
-    /// Mixing proper: softmax attention, or the gating that replaces it.
-    pub operator: usize,
-    /// Projections and featuriser convolutions; for an MLP, all of it.
-    pub features: usize,
-}
-
-impl Flops {
-    /// Both parts together.
-    pub fn total(self) -> usize {
-        self.operator + self.features
     }
 }
 
@@ -225,8 +246,18 @@ pub enum Operator {
     HyenaX(HyenaX),
     /// Gated short convolution without a featuriser.
     HyenaY(HyenaY),
+    /// Softmax attention over neighbours on the grid of tokens.
+    Neighborhood(Neighborhood),
+    /// Attention with a feature map instead of softmax.
+    LinearAttention(LinearAttention),
+    /// A state-space layer.
+    Mamba2(Mamba2),
     /// Two linear layers with tanh-GELU between them.
     Mlp(Mlp),
+    /// A gated convolution along the features between two linear layers.
+    MlpHyenaX(MlpHyenaX),
+    /// Nothing, in either slot.
+    Identity(Identity),
 }
 
 impl Operator {
@@ -238,50 +269,56 @@ impl Operator {
             Self::HyenaSe(operator) => operator.forward(x),
             Self::HyenaX(operator) => operator.forward(x),
             Self::HyenaY(operator) => operator.forward(x),
+            Self::Neighborhood(operator) => operator.forward(x),
+            Self::LinearAttention(operator) => operator.forward(x),
+            Self::Mamba2(operator) => operator.forward(x),
             Self::Mlp(operator) => operator.forward(x),
+            Self::MlpHyenaX(operator) => operator.forward(x),
+            Self::Identity(operator) => operator.forward(x),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Device;
-
     use super::*;
 
-    /// The published operators at DiT-XL's width, with their parameters.
-    fn published() -> [(OperatorConfig, usize); 7] {
-        [
-            (OperatorConfig::Attention(AttentionConfig { heads: 16 }), 5_313_024),
-            (OperatorConfig::SlidingWindow(SlidingWindowConfig { left: 4, right: 4, heads: 16 }), 5_313_024),
-            (OperatorConfig::HyenaSe(HyenaSeConfig { kernel: 4, inner_kernel: 4 }), 5_336_064),
-            (OperatorConfig::HyenaX(HyenaXConfig { kernel: 4 }), 5_330_304),
-            (OperatorConfig::HyenaY(HyenaYConfig { inner_kernel: 4 }), 5_318_784),
-            (OperatorConfig::Mlp(MlpConfig { ratio: 3.0 }), 7_967_232),
-            (OperatorConfig::Mlp(MlpConfig { ratio: 6.0 }), 15_933_312),
-        ]
-    }
-
     #[test]
-    fn parameters_are_the_published_counts_and_those_of_the_module() {
-        for (config, expected) in published() {
-            assert_eq!(config.parameters(1152), expected, "{}", config.name());
-            let module = config.init(1152, &mut Init::empty(&Device::flex())).unwrap();
-            assert_eq!(module.num_params(), expected, "{}", config.name());
-        }
-    }
-
-    #[test]
-    fn impossible_filters_are_plan_errors_that_name_the_setting() {
-        let refused = |config: OperatorConfig| config.check(16, 9).unwrap_err().to_string();
-        for (config, setting) in [
-            (OperatorConfig::HyenaX(HyenaXConfig { kernel: 0 }), "hyena-x: kernel"),
-            (OperatorConfig::HyenaSe(HyenaSeConfig { kernel: 10, inner_kernel: 4 }), "hyena-se: kernel"),
-            (OperatorConfig::HyenaSe(HyenaSeConfig { kernel: 4, inner_kernel: 0 }), "hyena-se: inner-kernel"),
-            (OperatorConfig::HyenaY(HyenaYConfig { inner_kernel: 10 }), "hyena-y: inner-kernel"),
+    fn impossible_settings_are_plan_errors_that_name_them() {
+        let hyena_se = |kernel, inner_kernel| {
+            OperatorConfig::HyenaSe(HyenaSeConfig { kernel, inner_kernel, ..Default::default() })
+        };
+        let neighborhood = |window| OperatorConfig::Neighborhood(NeighborhoodConfig { heads: 2, window });
+        let mlp = |ratio, tokens| {
+            OperatorConfig::MlpHyenaX(MlpHyenaXConfig { ratio, tokens, ..Default::default() })
+        };
+        let mamba2 = |head_dim| OperatorConfig::Mamba2(Mamba2Config { head_dim, ..Default::default() });
+        for (config, message) in [
+            (OperatorConfig::HyenaX(HyenaXConfig { kernel: 0, ..Default::default() }), "hyena-x: kernel"),
+            (hyena_se(10, 4), "hyena-se: kernel"),
+            (hyena_se(4, 0), "hyena-se: inner-kernel"),
+            (OperatorConfig::HyenaY(HyenaYConfig { inner_kernel: 10, ..Default::default() }), "inner-kernel"),
+            (neighborhood(GridWindow::Square(5)), "larger than the grid of 3×3 tokens"),
+            (neighborhood(GridWindow::Square(2)), "must be odd"),
+            (neighborhood(GridWindow::Circle(0)), "radius"),
+            (OperatorConfig::LinearAttention(LinearAttentionConfig { heads: 5, ..linear() }), "5 heads"),
+            (mamba2(0), "head-dim"),
+            (mamba2(5), "do not divide into heads of 5"),
+            (mlp(2.0, 16), "16 tokens, but the model has 9"),
+            (mlp(0.3, 9), "whole number"),
         ] {
-            assert!(refused(config).contains(setting));
+            let error = config.check(16, 9).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
         }
-        assert!(OperatorConfig::HyenaX(HyenaXConfig { kernel: 9 }).check(16, 9).is_ok());
+        assert!(
+            neighborhood(GridWindow::Square(3)).check(16, 8).unwrap_err().to_string().contains("square grid")
+        );
+        for config in [hyena_se(9, 1), neighborhood(GridWindow::Circle(3)), mlp(0.5, 9), mamba2(4)] {
+            config.check(16, 9).unwrap();
+        }
+    }
+
+    fn linear() -> LinearAttentionConfig {
+        LinearAttentionConfig { heads: 2, feature_map: FeatureMap::EluPlusOne }
     }
 }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use super::{assert_names, fixture, listing, printed, read_tensor, refused, scion};
 
 /// The folders of `scripts/fixtures/grafted.py` that hold a whole grafted model.
-const CASES: [&str; 6] = ["hyena-se", "hyena-x", "hyena-y", "sliding-window", "mlp-r3", "mlp-r6"];
+const CASES: [&str; 8] =
+    ["hyena-se", "hyena-x", "hyena-y", "sliding-window", "mamba2", "mlp-r3", "mlp-r6", "mlp-hyena-x"];
 /// Where the published stage 1 leaves an operator.
 const STAGE1: &str = "hyena_y/block_{block}/l1/scaled_pred=False/seed={block}/checkpoints/best_train.pt";
 

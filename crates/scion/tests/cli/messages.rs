@@ -147,17 +147,28 @@ fn plans_are_printed_and_parse() {
 
 #[test]
 fn costs_are_measured_by_length() {
-    let options = ["--lengths", "4,8", "--precision", "auto", "--runs", "1", "--json"];
+    let options = ["--lengths", "49,64", "--precision", "auto", "--runs", "1", "--json"];
     let printed = printed(scion("bench").args(options));
     let lines: Vec<serde_json::Value> =
         printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let found: Vec<_> =
         lines.iter().map(|line| (line["workload"].as_str().unwrap(), line["tokens"].as_u64())).collect();
-    let operators = ["attention", "sliding-window 4+1+4", "hyena-x"];
+    let operators = [
+        "attention",
+        "sliding-window 4+1+4",
+        "neighborhood 7×7",
+        "linear-attention",
+        "hyena-se",
+        "hyena-x",
+        "hyena-y",
+        "mamba2",
+    ];
     let expected: Vec<_> =
-        operators.into_iter().flat_map(|name| [(name, Some(4)), (name, Some(8))]).collect();
+        operators.into_iter().flat_map(|name| [(name, Some(49)), (name, Some(64))]).collect();
     assert_eq!(found, expected);
     assert!(lines.iter().all(|line| line["median_ms"].as_f64().unwrap() > 0.0));
+    let error = refused(scion("bench").args(["--lengths", "50", "--runs", "1"]), 2);
+    assert_names(&error, &["neighborhood 7×7", "square grid", "50 tokens"]);
     let refusal = scion("bench").args(["--lengths", "0"]).output().unwrap();
     assert_eq!(refusal.status.code(), Some(2));
     assert_names(&String::from_utf8(refusal.stderr).unwrap(), &["--lengths", "between 1 and"]);

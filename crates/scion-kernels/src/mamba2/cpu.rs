@@ -1,0 +1,318 @@
+//! The whole mixer, pass after pass over all images.
+
+use rayon::prelude::*;
+
+use super::scan::{self, Gradients, Head};
+use super::{LINEAR_FROM, Mamba2, norm};
+use crate::array::{Array, unfilled};
+use crate::backend::Kernel;
+use crate::conv::{image_backward, image_forward};
+use crate::gemm::vmath;
+use crate::shared::SharedMut;
+use crate::taps::{Taps, TapsGradient};
+
+/// Groups into which an image's heads are cut, whatever the number of threads: each sums the gradients of B and C over
+/// its heads on its own.
+const GROUPS: usize = 8;
+
+/// Where the parts of a row of the projected values are.
+#[derive(Clone, Copy)]
+struct Sizes {
+    tokens: usize,
+    heads: usize,
+    state: usize,
+    /// Channels of all heads.
+    inner: usize,
+    /// Values of a row.
+    row: usize,
+    directions: usize,
+}
+
+impl Sizes {
+    fn new(op: &Mamba2, projected: &Array, norm: &Array) -> Self {
+        let [_, tokens, row] = projected.dims()[..] else { unreachable!("projected values are [N, T, ..]") };
+        let directions = if op.both { 2 } else { 1 };
+        Self { tokens, heads: op.heads, state: op.state, inner: norm.width(), row, directions }
+    }
+
+    /// Convolved channels: x, B and C.
+    fn convolved(&self) -> usize {
+        self.inner + 2 * self.state
+    }
+
+    /// Heads whose gradients of B and C are summed together.
+    fn group(&self) -> usize {
+        self.heads.div_ceil(GROUPS)
+    }
+}
+
+/// What the scan reads, for all images.
+struct Scanned {
+    /// [N, T, convolved]: before and after SiLU.
+    before: Vec<f32>,
+    mixed: Vec<f32>,
+    /// Of each direction, [N, T, H]: step sizes, and decays.
+    dt: Vec<Vec<f32>>,
+    decay: Vec<Vec<f32>>,
+}
+
+impl Scanned {
+    fn new(s: Sizes, taps: &Taps, projected: &Array, dt_bias: &Array, a_log: &Array) -> Self {
+        let values = projected.values();
+        let convolved = s.convolved();
+        // SAFETY: every row of both is written below.
+        let (mut before, mut mixed) = unsafe {
+            (unfilled(values.len() / s.row * convolved), unfilled(values.len() / s.row * convolved))
+        };
+        before
+            .par_chunks_mut(s.tokens * convolved)
+            .zip(mixed.par_chunks_mut(s.tokens * convolved))
+            .zip(values.par_chunks(s.tokens * s.row))
+            .for_each(|((before, mixed), image)| {
+                image_forward(taps, image, before);
+                vmath::silu(before, mixed);
+            });
+        let (mut dt, mut decay) = (Vec::new(), Vec::new());
+        for direction in 0..s.directions {
+            let own = direction * s.heads..(direction + 1) * s.heads;
+            let (bias, a_log) = (&dt_bias.values()[own.clone()], &a_log.values()[own]);
+            let rates: Vec<f32> = a_log.iter().map(|a| -a.exp()).collect();
+            let mut steps = vec![0f32; values.len() / s.row * s.heads];
+            let mut decays = steps.clone();
+            steps
+                .par_chunks_mut(s.heads)
+                .zip(decays.par_chunks_mut(s.heads))
+                .zip(values.par_chunks(s.row))
+                .for_each(|((steps, decays), row)| {
+                    let raw = &row[s.inner + convolved..];
+                    let mut exponents = vec![0f32; s.heads];
+                    for head in 0..s.heads {
+                        steps[head] = softplus(raw[head] + bias[head]);
+                        exponents[head] = steps[head] * rates[head];
+                    }
+                    vmath::exp(&exponents, decays);
+                });
+            dt.push(steps);
+            decay.push(decays);
+        }
+        Self { before, mixed, dt, decay }
+    }
+
+    fn head<'a>(
+        &'a self,
+        s: Sizes,
+        image: usize,
+        head: usize,
+        direction: usize,
+        a_log: &Array,
+        d: &Array,
+    ) -> Head<'a> {
+        let (row, own) = (s.tokens * s.convolved(), direction * s.heads + head);
+        let steps = image * s.tokens * s.heads..(image + 1) * s.tokens * s.heads;
+        Head {
+            mixed: &self.mixed[image * row..(image + 1) * row],
+            dt: &self.dt[direction][steps.clone()],
+            decay: &self.decay[direction][steps],
+            head,
+            heads: s.heads,
+            channels: s.inner / s.heads,
+            state: s.state,
+            d: d.values()[own],
+            rate: -a_log.values()[own].exp(),
+            reverse: direction == 1,
+        }
+    }
+}
+
+fn softplus(x: f32) -> f32 {
+    if x > LINEAR_FROM { x } else { x.exp().ln_1p() }
+}
+
+impl Mamba2 {
+    fn taps(&self, s: Sizes, filter: &Array, bias: &Array) -> Taps {
+        let ahead = if self.both { filter.width() / 2 } else { 0 };
+        Taps::new(filter, bias, 1, ahead).within(s.row, s.inner)
+    }
+}
+
+impl Kernel<7> for Mamba2 {
+    fn forward(
+        &self,
+        [projected, filter, bias, dt_bias, a_log, d, weight]: &[Array; 7],
+        keep: bool,
+    ) -> (Array, Vec<Array>) {
+        let s = Sizes::new(self, projected, weight);
+        let images = projected.rows() / s.tokens;
+        let scanned = Scanned::new(s, &self.taps(s, filter, bias), projected, dt_bias, a_log);
+        // SAFETY: each head's scan below writes its channels of every token.
+        let mut y = unsafe { unfilled(projected.rows() * s.inner) };
+        let shared = SharedMut::new(&mut y);
+        (0..images * s.heads).into_par_iter().for_each(|task| {
+            let (image, head) = (task / s.heads, task % s.heads);
+            for direction in 0..s.directions {
+                let h = scanned.head(s, image, head, direction, a_log, d);
+                // SAFETY: each task has a head of its own, and `y` holds all of them.
+                unsafe { scan::forward(h, &shared, image * s.tokens * s.inner, direction > 0) };
+            }
+        });
+        let out = norm::forward(&y, projected.values(), s.row, weight.values());
+        let dims = [images, s.tokens, s.inner];
+        let kept = if keep { vec![Array::from_vec(y, dims)] } else { Vec::new() };
+        (Array::from_vec(out, dims), kept)
+    }
+
+    fn backward(
+        &self,
+        [projected, filter, bias, dt_bias, a_log, d, weight]: &[Array; 7],
+        kept: &[Array],
+        grad: &Array,
+        wanted: [bool; 7],
+    ) -> [Option<Array>; 7] {
+        let s = Sizes::new(self, projected, weight);
+        let taps = self.taps(s, filter, bias);
+        let scanned = Scanned::new(s, &taps, projected, dt_bias, a_log);
+        // SAFETY: the norm writes z, the convolution x, B and C, and the last pass the step sizes of every row.
+        let mut d_projected = unsafe { unfilled(projected.values().len()) };
+        let (dy, d_weight) = norm::backward(
+            kept[0].values(),
+            projected.values(),
+            s.row,
+            weight.values(),
+            grad.values(),
+            &mut d_projected,
+        );
+        let found = self.scan_backward(s, &scanned, &dy, a_log, d);
+        let sums = convolution_backward(s, &taps, &scanned.before, projected, found.mixed, &mut d_projected);
+        let (d_filter, d_bias) = TapsGradient::sum(&sums, &taps);
+        let d_dt_bias = steps_backward(s, projected, dt_bias, &found.dt, &mut d_projected);
+        let gradients = [
+            (d_projected, projected),
+            (d_filter, filter),
+            (d_bias, bias),
+            (d_dt_bias, dt_bias),
+            (found.a_log, a_log),
+            (found.d, d),
+            (d_weight, weight),
+        ];
+        let mut wanted = wanted.into_iter();
+        gradients.map(|(gradient, of)| {
+            wanted.next().unwrap_or(false).then(|| Array::from_vec(gradient, of.dims()))
+        })
+    }
+}
+
+/// What the scans' backward passes find.
+struct Found {
+    /// Gradient of the scans' inputs, [N, T, convolved].
+    mixed: Vec<f32>,
+    /// Of each direction, the gradient of the step sizes, [N, T, H].
+    dt: Vec<Vec<f32>>,
+    /// Of all directions' heads.
+    a_log: Vec<f32>,
+    d: Vec<f32>,
+}
+
+impl Mamba2 {
+    fn scan_backward(&self, s: Sizes, scanned: &Scanned, dy: &[f32], a_log: &Array, d: &Array) -> Found {
+        let (convolved, images) = (s.convolved(), dy.len() / (s.tokens * s.inner));
+        let mut mixed = vec![0f32; scanned.mixed.len()];
+        let mut dt: Vec<Vec<f32>> = scanned.dt.iter().map(|dt| vec![0f32; dt.len()]).collect();
+        let groups = s.heads.div_ceil(s.group());
+        let (to_mixed, to_dt): (SharedMut, Vec<SharedMut>) =
+            (SharedMut::new(&mut mixed), dt.iter_mut().map(|dt| SharedMut::new(dt)).collect());
+        // Of each image's group: the gradients of B and C, and its heads' sums in each direction.
+        let tasks: Vec<(Vec<f32>, Vec<scan::Sums>)> = (0..images * groups)
+            .into_par_iter()
+            .map(|task| {
+                let (image, group) = (task / groups, task % groups);
+                let mut shared = vec![0f32; s.tokens * 2 * s.state];
+                let mut sums = Vec::new();
+                for head in group * s.group()..s.heads.min((group + 1) * s.group()) {
+                    for (direction, to_dt) in to_dt.iter().enumerate() {
+                        let h = scanned.head(s, image, head, direction, a_log, d);
+                        let mut to = Gradients {
+                            mixed: &to_mixed,
+                            mixed_at: image * s.tokens * convolved,
+                            dt: to_dt,
+                            dt_at: image * s.tokens * s.heads,
+                            shared: &mut shared,
+                            add: direction > 0,
+                        };
+                        let dy = &dy[image * s.tokens * s.inner..(image + 1) * s.tokens * s.inner];
+                        // SAFETY: each head belongs to one task.
+                        sums.push(unsafe { scan::backward(h, dy, &mut to) });
+                    }
+                }
+                (shared, sums)
+            })
+            .collect();
+        let heads = s.directions * s.heads;
+        let (mut d_a_log, mut d_d) = (vec![0f32; heads], vec![0f32; heads]);
+        for (task, (shared, sums)) in tasks.iter().enumerate() {
+            let (image, group) = (task / groups, task % groups);
+            let rows = mixed[image * s.tokens * convolved..].chunks_exact_mut(convolved);
+            for (row, shared) in rows.zip(shared.chunks_exact(2 * s.state)) {
+                row[s.inner..].iter_mut().zip(shared).for_each(|(to, from)| *to += from);
+            }
+            for (index, sum) in sums.iter().enumerate() {
+                let (head, direction) = (group * s.group() + index / s.directions, index % s.directions);
+                let own = direction * s.heads + head;
+                // The rate is −exp(a_log).
+                d_a_log[own] -= sum.rate * a_log.values()[own].exp();
+                d_d[own] += sum.d;
+            }
+        }
+        Found { mixed, dt, a_log: d_a_log, d: d_d }
+    }
+}
+
+/// Through SiLU and the convolution: writes the gradients of x, B and C into `d_projected`.
+fn convolution_backward(
+    s: Sizes,
+    taps: &Taps,
+    before: &[f32],
+    projected: &Array,
+    d_mixed: Vec<f32>,
+    d_projected: &mut [f32],
+) -> Vec<TapsGradient> {
+    let image = s.tokens * s.convolved();
+    d_projected
+        .par_chunks_mut(s.tokens * s.row)
+        .zip(projected.values().par_chunks(s.tokens * s.row))
+        .zip(before.par_chunks(image).zip(d_mixed.par_chunks(image)))
+        .map(|((d_projected, projected), (before, d_mixed))| {
+            let mut slopes = vec![0f32; image];
+            vmath::silu_backward(before, d_mixed, &mut slopes);
+            let mut sums = TapsGradient::zeros(taps);
+            image_backward(taps, projected, &slopes, d_projected, &mut sums);
+            sums
+        })
+        .collect()
+}
+
+/// Through softplus: writes the gradients of the raw step sizes into `d_projected`, returns that of their bias.
+fn steps_backward(
+    s: Sizes,
+    projected: &Array,
+    dt_bias: &Array,
+    d_dt: &[Vec<f32>],
+    d_projected: &mut [f32],
+) -> Vec<f32> {
+    let first = s.row - s.heads;
+    let mut d_bias = vec![0f32; s.directions * s.heads];
+    let rows = d_projected.chunks_exact_mut(s.row).zip(projected.values().chunks_exact(s.row));
+    for (index, (d_row, row)) in rows.enumerate() {
+        d_row[first..].fill(0.0);
+        for (direction, d_dt) in d_dt.iter().enumerate() {
+            let d_dt = &d_dt[index * s.heads..(index + 1) * s.heads];
+            for head in 0..s.heads {
+                let raw = row[first + head] + dt_bias.values()[direction * s.heads + head];
+                let slope = if raw > LINEAR_FROM { 1.0 } else { 1.0 / (1.0 + (-raw).exp()) };
+                let gradient = d_dt[head] * slope;
+                d_row[first + head] += gradient;
+                d_bias[direction * s.heads + head] += gradient;
+            }
+        }
+    }
+    d_bias
+}
