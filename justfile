@@ -2,6 +2,7 @@
 
 python := env("PYTHON", ".venv/bin/python")
 dit_repo := env("DIT_REPO", "../DiT")
+grafting_repo := env("GRAFTING_REPO", "../grafting")
 
 # Everything a pull request must pass.
 check:
@@ -19,11 +20,12 @@ fmt:
 quickstart *args:
     cargo run --release -- quickstart {{args}}
 
-# Makes the golden data anew (needs PyTorch and a checkout of facebookresearch/DiT; see CONTRIBUTING.md).
+# Makes the golden data anew (needs PyTorch and checkouts of facebookresearch/DiT and keshik6/grafting; see CONTRIBUTING.md).
 fixtures:
     {{python}} scripts/fixtures/data.py --dit-repo {{dit_repo}}
     {{python}} scripts/fixtures/diffusion.py --dit-repo {{dit_repo}}
     {{python}} scripts/fixtures/dit.py --dit-repo {{dit_repo}}
+    {{python}} scripts/fixtures/grafted.py --dit-repo {{dit_repo}} --grafting-repo {{grafting_repo}}
     {{python}} scripts/fixtures/metrics.py
     {{python}} scripts/fixtures/operators.py
 

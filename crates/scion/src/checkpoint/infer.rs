@@ -63,7 +63,7 @@ impl Checkpoint {
             out_channels: self.out_channels(patch, in_channels)?,
             num_classes,
             label_dropout,
-            mlp_ratio: self.mlp_ratio(depth, hidden)?,
+            mlp_ratio: self.mlp_ratio(0..depth, hidden)?.unwrap_or(4.0),
             tokens: self.tokens(patch)?,
         })
     }
@@ -107,12 +107,14 @@ impl Checkpoint {
         }
     }
 
-    fn mlp_ratio(&self, depth: usize, hidden: usize) -> Result<f64> {
-        let names = (0..depth).map(|i| format!("blocks.{i}.mlp.fc1.weight"));
-        match names.into_iter().find(|name| self.entry(name).is_some()) {
-            Some(name) => self.dims(&name).map(|[rows, _]| rows as f64 / hidden as f64),
-            None => Ok(4.0),
-        }
+    /// Hidden width over D of the first stored MLP among `blocks`, if there is one.
+    ///
+    /// # Errors
+    /// When that MLP's first weight is no matrix.
+    pub fn mlp_ratio(&self, blocks: impl IntoIterator<Item = usize>, hidden: usize) -> Result<Option<f64>> {
+        let mut names = blocks.into_iter().map(|i| format!("blocks.{i}.mlp.fc1.weight"));
+        let stored = names.find(|name| self.entry(name).is_some());
+        stored.map(|name| self.dims(&name).map(|[rows, _]| rows as f64 / hidden as f64)).transpose()
     }
 
     fn tokens(&self, patch: usize) -> Result<Option<usize>> {

@@ -4,10 +4,12 @@ use std::path::PathBuf;
 use burn::tensor::Device;
 use clap::{Args, ValueEnum};
 
-use crate::checkpoint::{DitShape, Precision, ensure_absent, write_diffusers, write_dit};
+use super::reading::Reading;
+use crate::checkpoint::{Checkpoint, DitShape, Precision, ensure_absent, write_diffusers, write_dit};
+use crate::config::Recipe;
 use crate::error::{Error, Result};
-use crate::model::{architecture_of, load, save_scion_as, tensor_sources};
-use crate::run::with_checkpoint;
+use crate::model::{Architecture, Dit, load, save_scion_as, tensor_sources};
+use crate::run::{with_checkpoint, with_stored_operators};
 
 #[derive(Args)]
 pub struct ConvertArguments {
@@ -21,9 +23,12 @@ pub struct ConvertArguments {
     /// Element type to write
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
     dtype: Dtype,
-    /// Attention heads, where neither the file nor its width tells
-    #[arg(long)]
-    heads: Option<usize>,
+    #[command(flatten)]
+    reading: Reading,
+    /// Names of files with operators that were trained apart and are put into INPUT, one name for each [[graft]] entry of
+    /// --recipe, with {block} for the block's index
+    #[arg(long, value_name = "FILE", requires = "recipe")]
+    operators: Vec<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -58,7 +63,7 @@ pub fn convert(arguments: &ConvertArguments) -> Result<()> {
         Dtype::Bf16 => Precision::BF16,
     };
     with_checkpoint(&arguments.input, |file| {
-        let architecture = architecture_of(file, arguments.heads)?;
+        let (model, architecture) = read(arguments, file)?;
         let grafted = !architecture.grafts.is_empty();
         if grafted && arguments.layout == LayoutChoice::Diffusers {
             return Err(Error::Usage(
@@ -70,7 +75,6 @@ pub fn convert(arguments: &ConvertArguments) -> Result<()> {
                 "the original layout has no place for the architecture: keep the recipe of these grafts"
             );
         }
-        let model = load(file, &architecture, &Device::flex())?;
         let output = &arguments.output;
         match arguments.layout {
             LayoutChoice::Scion => save_scion_as(&model, &architecture, precision, output)?,
@@ -85,4 +89,20 @@ pub fn convert(arguments: &ConvertArguments) -> Result<()> {
         say!("wrote {}", output.display());
         Ok(())
     })
+}
+
+/// The model to write.
+fn read(arguments: &ConvertArguments, file: &Checkpoint) -> Result<(Dit, Architecture)> {
+    let (reading, device) = (&arguments.reading, Device::flex());
+    match &reading.recipe {
+        Some(path) if !arguments.operators.is_empty() => {
+            let mut recipe = Recipe::read(path)?;
+            recipe.model.heads = reading.heads.or(recipe.model.heads);
+            with_stored_operators(file, &recipe, &arguments.operators, &device)
+        }
+        _ => {
+            let architecture = reading.architecture(file)?;
+            Ok((load(file, &architecture, &device)?, architecture))
+        }
+    }
 }

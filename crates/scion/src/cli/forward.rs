@@ -3,9 +3,10 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use clap::Args;
 
+use super::reading::Reading;
 use crate::checkpoint::{Checkpoint, Dtype, Precision, TensorSource, ensure_absent, write_safetensors};
 use crate::error::{Error, Result};
-use crate::model::{DitConfig, architecture_of, load};
+use crate::model::{DitConfig, load};
 use crate::run::with_checkpoint;
 
 #[derive(Args)]
@@ -18,15 +19,14 @@ pub struct ForwardArguments {
     /// The safetensors file to write
     #[arg(long)]
     output: PathBuf,
-    /// Attention heads, where neither the file nor its width tells
-    #[arg(long)]
-    heads: Option<usize>,
+    #[command(flatten)]
+    reading: Reading,
 }
 
 pub fn forward(arguments: &ForwardArguments) -> Result<()> {
     ensure_absent(&arguments.output)?;
     with_checkpoint(&arguments.model, |file| {
-        let architecture = architecture_of(file, arguments.heads)?;
+        let architecture = arguments.reading.architecture(file)?;
         let inputs = Inputs::read(&arguments.inputs, &architecture.dit)?;
         let model = load(file, &architecture, &Device::flex())?;
         let out = model.predict(&inputs.x, &inputs.t, &inputs.y);

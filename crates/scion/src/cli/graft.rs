@@ -35,17 +35,23 @@ pub struct RunArguments {
 
 impl RunArguments {
     fn read(&self, common: &Common) -> Result<(Recipe, PathBuf)> {
-        let mut recipe = Recipe::read(&self.recipe)?;
-        recipe.seed = common.seed.unwrap_or(recipe.seed);
+        let (mut recipe, out) = read(&self.recipe, self.out.as_deref(), common)?;
         recipe.data.skip_broken |= self.skip_broken;
-        let stem = self.recipe.file_stem().unwrap_or_default();
-        let out = self.out.clone().unwrap_or_else(|| Path::new("runs").join(stem));
         Ok((recipe, out))
     }
 }
 
+/// A recipe as the command line has it, and the folder of its run.
+pub fn read(recipe: &Path, out: Option<&Path>, common: &Common) -> Result<(Recipe, PathBuf)> {
+    let by_name = || Path::new("runs").join(recipe.file_stem().unwrap_or_default());
+    let out = out.map_or_else(by_name, Path::to_path_buf);
+    let mut recipe = Recipe::read(recipe)?;
+    recipe.seed = common.seed.unwrap_or(recipe.seed);
+    Ok((recipe, out))
+}
+
 /// Replaces `auto` by what it means on this machine, or for a run that is gone on with by what it meant then.
-fn settle_precision(recipe: &mut Recipe, out: &Path) {
+pub fn settle_precision(recipe: &mut Recipe, out: &Path) {
     if recipe.precision == PrecisionConfig::Auto {
         let begun = Recipe::read(&out.join("recipe.toml")).ok().map(|begun| begun.precision);
         recipe.precision = begun.unwrap_or(PrecisionConfig::Auto).resolved();
@@ -57,7 +63,7 @@ pub fn quickstart(arguments: &QuickstartArguments, common: &Common) -> Result<()
     let mut recipe = Recipe::parse(QUICKSTART, Path::new("quickstart.toml"))?;
     recipe.seed = common.seed.unwrap_or(recipe.seed);
     if arguments.dry_run {
-        return dry_run(&recipe);
+        return dry_run(&recipe, &arguments.out, common);
     }
     let command = format!("scion quickstart --seed {}", recipe.seed);
     start(recipe, &arguments.out, Until::Report, &command, common)
@@ -66,7 +72,7 @@ pub fn quickstart(arguments: &QuickstartArguments, common: &Common) -> Result<()
 pub fn run(arguments: &RunArguments, common: &Common, until: Until) -> Result<()> {
     let (recipe, out) = arguments.read(common)?;
     if arguments.dry_run {
-        return dry_run(&recipe);
+        return dry_run(&recipe, &out, common);
     }
     let command = format!("scion run {} --seed {}", arguments.recipe.display(), recipe.seed);
     start(recipe, &out, until, &command, common)
@@ -95,7 +101,7 @@ fn tell(outcome: &Outcome) -> Result<()> {
     Ok(())
 }
 
-fn dry_run(recipe: &Recipe) -> Result<()> {
+fn dry_run(recipe: &Recipe, out: &Path, common: &Common) -> Result<()> {
     say!("{}", recipe.to_toml());
-    plan::print(recipe)
+    plan::print(recipe, out, common)
 }

@@ -3,8 +3,9 @@ use std::path::Path;
 
 use clap::Args;
 
+use super::reading::Reading;
 use crate::error::Result;
-use crate::model::{Architecture, architecture_of};
+use crate::model::Architecture;
 use crate::run::with_checkpoint;
 
 #[derive(Args)]
@@ -14,9 +15,8 @@ pub struct InspectArguments {
     /// List every tensor
     #[arg(long)]
     tensors: bool,
-    /// Attention heads, where neither the file nor its width tells
-    #[arg(long)]
-    heads: Option<usize>,
+    #[command(flatten)]
+    reading: Reading,
 }
 
 pub fn inspect(arguments: &InspectArguments) -> Result<()> {
@@ -26,8 +26,9 @@ pub fn inspect(arguments: &InspectArguments) -> Result<()> {
         say!("source:     {:?}", file.source().format);
         let count: usize = file.names().filter_map(|n| file.entry(n)).map(|e| e.numel()).sum();
         say!("tensors:    {} with {count} elements", file.names().count());
-        match architecture_of(file, arguments.heads) {
+        match arguments.reading.architecture(file) {
             Ok(architecture) => describe(&architecture)?,
+            Err(error) if arguments.reading.recipe.is_some() => return Err(error),
             Err(error) => say!("model:      not recognised ({error})"),
         }
         if arguments.tensors {

@@ -12,6 +12,7 @@ mod forward;
 mod graft;
 mod inspect;
 mod plan;
+mod reading;
 mod sample;
 
 use std::io::{ErrorKind, IsTerminal, Write};
@@ -77,7 +78,7 @@ enum Command {
     Inspect(inspect::InspectArguments),
     /// Writes a checkpoint in another layout
     #[command(
-        after_help = "Examples:\n  scion convert DiT-XL-2-256x256.pt xl2.safetensors --layout scion --dtype bf16\n  scion convert DiT-XL-2-256x256.pt xl2 --layout diffusers"
+        after_help = "Examples:\n  scion convert DiT-XL-2-256x256.pt xl2.safetensors --layout scion --dtype bf16\n  scion convert DiT-XL-2-256x256.pt xl2 --layout diffusers\n  scion convert model.pt half-y.safetensors --layout scion --recipe recipes/paper/hyena-y-50.toml\n  scion convert DiT-XL-2-256x256.pt stage1.safetensors --layout scion --recipe recipes/paper/hyena-y-50.toml --operators 'stage1/hyena_y/block_{block}/l1/scaled_pred=False/seed={block}/checkpoints/best_train.pt'"
     )]
     Convert(convert::ConvertArguments),
     /// Runs a model once on given inputs, for comparing with other implementations
@@ -153,7 +154,7 @@ fn execute(command: Command, common: &Common) -> Result<()> {
         Command::Distill(arguments) => graft::run(&arguments, common, crate::run::Until::Distill),
         Command::Finetune(arguments) => graft::run(&arguments, common, crate::run::Until::Finetune),
         Command::Pretrain(arguments) => graft::pretrain(&arguments, common),
-        Command::Plan(arguments) => plan::plan(&arguments),
+        Command::Plan(arguments) => plan::plan(&arguments, common),
         Command::Inspect(arguments) => inspect::inspect(&arguments),
         Command::Convert(arguments) => convert::convert(&arguments),
         Command::Forward(arguments) => forward::forward(&arguments),

@@ -1,36 +1,51 @@
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::config::{ModelConfig, Recipe};
-use crate::error::{Error, Result};
-use crate::model::{Architecture, DitConfig, architecture_of};
+use super::Common;
+use super::graft::{read, settle_precision};
+use crate::config::Recipe;
+use crate::error::Result;
 use crate::operator::Slot;
-use crate::run::open_checkpoint;
+use crate::plan::needs_locality;
+use crate::run::{Planned, plan_of};
 
 #[derive(Args)]
 pub struct PlanArguments {
     /// The recipe
     recipe: PathBuf,
+    /// The run's folder, whose measurements are used where there are any; runs/NAME of the recipe by default
+    #[arg(long)]
+    out: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-pub fn plan(arguments: &PlanArguments) -> Result<()> {
-    let recipe = Recipe::read(&arguments.recipe)?;
+pub fn plan(arguments: &PlanArguments, common: &Common) -> Result<()> {
+    let (mut recipe, out) = read(&arguments.recipe, arguments.out.as_deref(), common)?;
     if arguments.json {
-        let (_, grafted) = architectures(&recipe)?;
-        say!("{}", serde_json::to_string_pretty(&grafted).expect("architectures are plain data"));
+        settle_for_plan(&mut recipe, &out);
+        let planned = plan_of(&recipe, &out, common.quiet)?;
+        say!("{}", serde_json::to_string_pretty(&planned.grafted).expect("architectures are plain data"));
         return Ok(());
     }
-    print(&recipe)
+    print(&recipe, &out, common)
 }
 
-/// Prints what a recipe changes.
-pub fn print(recipe: &Recipe) -> Result<()> {
-    let (native, grafted) = architectures(recipe)?;
+/// Only the locality of attention is computed for a plan.
+fn settle_for_plan(recipe: &mut Recipe, out: &Path) {
+    if needs_locality(&recipe.grafts) {
+        settle_precision(recipe, out);
+    }
+}
+
+/// Prints what a recipe changes when it is run in the folder `out`.
+pub fn print(recipe: &Recipe, out: &Path, common: &Common) -> Result<()> {
+    let mut recipe = recipe.clone();
+    settle_for_plan(&mut recipe, out);
+    let Planned { native, grafted, unread } = plan_of(&recipe, out, common.quiet)?;
     let (width, tokens) = (native.dit.hidden, native.dit.tokens());
     say!(
         "{:>5}  {:9}  {:22}  {:22}  {:>12}  {:>9}",
@@ -53,7 +68,16 @@ pub fn print(recipe: &Recipe) -> Result<()> {
             change(after.flops(width, tokens).total(), before.flops(width, tokens).total()),
         );
     }
-    say!("\nmodel: {} blocks of width {width}, {tokens} tokens an image", native.dit.depth);
+    let source = match &recipe.model.checkpoint {
+        Some(name) if unread => format!(" (as the recipe says; {name} is not on this machine)"),
+        _ => String::new(),
+    };
+    if unread && needs_locality(&recipe.grafts) {
+        say!(
+            "\nWhich blocks are the most or least local is measured on the checkpoint; here, the first ones stand for them."
+        );
+    }
+    say!("\nmodel: {} blocks of width {width}, {tokens} tokens an image{source}", native.dit.depth);
     say!(
         "parameters: {} → {} ({})",
         native.parameters(),
@@ -80,24 +104,4 @@ pub fn print(recipe: &Recipe) -> Result<()> {
 
 fn change(after: usize, before: usize) -> String {
     if before == 0 { "–".into() } else { format!("{:+.2}%", (after as f64 / before as f64 - 1.0) * 100.0) }
-}
-
-/// The model before and after the recipe's grafts.
-fn architectures(recipe: &Recipe) -> Result<(Architecture, Architecture)> {
-    let native = match &recipe.model {
-        ModelConfig { checkpoint: Some(name), heads, .. } => {
-            let folder =
-                tempfile::tempdir().map_err(|e| Error::io("create a folder in", std::env::temp_dir(), e))?;
-            architecture_of(&open_checkpoint(name, &folder.path().join("teacher.safetensors"))?, *heads)?
-        }
-        ModelConfig { sizes: Some(sizes), .. } => {
-            sizes.check()?;
-            Architecture::native(sizes.clone())
-        }
-        ModelConfig { preset, .. } => {
-            Architecture::native(DitConfig::preset(preset.as_deref().unwrap_or_default())?)
-        }
-    };
-    let grafted = crate::plan::graft(&native, &recipe.grafts)?;
-    Ok((native, grafted))
 }

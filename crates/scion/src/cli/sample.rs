@@ -5,6 +5,7 @@ use burn::tensor::Device;
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
+use super::reading::Reading;
 use super::{Common, set_precision};
 use crate::atomic;
 use crate::checkpoint::ensure_absent;
@@ -14,7 +15,7 @@ use crate::data::samples::write_samples;
 use crate::data::{ImageShape, from_unit};
 use crate::diffusion::GuidanceChannels;
 use crate::error::{Error, Result};
-use crate::model::{Dit, DitConfig, architecture_of, fingerprint, load};
+use crate::model::{Architecture, Dit, DitConfig, fingerprint, load};
 use crate::run::{Progress, remove_parts, sample_images, sample_in_parts, with_checkpoint};
 
 #[derive(Args)]
@@ -51,9 +52,8 @@ pub struct SampleArguments {
     /// Operand precision of products
     #[arg(long, value_enum, default_value_t = PrecisionChoice::F32)]
     precision: PrecisionChoice,
-    /// Attention heads, where neither the file nor its width tells
-    #[arg(long)]
-    heads: Option<usize>,
+    #[command(flatten)]
+    reading: Reading,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -89,7 +89,7 @@ pub fn sample(arguments: &SampleArguments, common: &Common) -> Result<()> {
     let precision = precision(arguments);
     set_precision(precision);
     with_checkpoint(&arguments.model, |file| {
-        let architecture = architecture_of(file, arguments.heads)?;
+        let architecture = arguments.reading.architecture(file)?;
         let sizes = &architecture.dit;
         let classes = classes(arguments, sizes)?;
         let labels = labels(&classes, arguments.count);
@@ -103,7 +103,7 @@ pub fn sample(arguments: &SampleArguments, common: &Common) -> Result<()> {
         }
         let model = load(file, &architecture, &Device::flex())?;
         let seed = common.seed.unwrap_or(0);
-        let settings = settings(arguments, precision, &model, sizes.heads, &classes, seed);
+        let settings = settings(arguments, precision, &model, &architecture, &classes, seed);
         let sampling = config(arguments);
         let drawing = Drawing { model, sizes, sampling, seed, labels, shape, settings, quiet: common.quiet };
         match form.as_deref() {
@@ -273,15 +273,15 @@ fn settings(
     arguments: &SampleArguments,
     precision: PrecisionConfig,
     model: &Dit,
-    heads: usize,
+    architecture: &Architecture,
     classes: &[usize],
     seed: u64,
 ) -> Value {
     let sampling = config(arguments);
-    serde_json::json!({
+    let mut settings = serde_json::json!({
         "model": arguments.model,
         "weights-sha256": fingerprint(model),
-        "heads": heads,
+        "heads": architecture.dit.heads,
         "seed": seed,
         "classes": classes,
         "sampler": sampling.sampler,
@@ -289,7 +289,12 @@ fn settings(
         "cfg": sampling.cfg,
         "guidance": sampling.guidance,
         "precision": precision,
-    })
+    });
+    // A Scion file tells its grafts; of any other the weights do not tell all of them, such as a window's reach.
+    if arguments.reading.recipe.is_some() {
+        settings["grafts"] = serde_json::json!(architecture.grafts);
+    }
+    settings
 }
 
 /// Makes a folder the place of images of these settings.

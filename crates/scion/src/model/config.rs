@@ -226,7 +226,8 @@ impl Architecture {
         embed + time + labels + last + blocks + self.dit.depth * (6 * d * d + 6 * d)
     }
 
-    /// Multiply-adds ×2 of one forward pass for one image, normalisations and activations left out.
+    /// Floating-point operations of one forward pass for one image, counted as [`OperatorConfig::flops`] does;
+    /// normalisations are left out.
     pub fn flops(&self) -> usize {
         let DitConfig { hidden: d, patch, in_channels, .. } = self.dit;
         let tokens = self.dit.tokens();

@@ -124,10 +124,16 @@ impl Dit {
 
     /// [`Dit::forward`] from and to plain values, row-major.
     pub fn predict(&self, x: &[f32], t: &[f32], y: &[usize]) -> Vec<f32> {
+        self.predict_tapped(x, t, y, &mut |_, _, _, _| {})
+    }
+
+    /// [`Dit::predict`], showing every operator's input and output to `tap`.
+    pub fn predict_tapped(&self, x: &[f32], t: &[f32], y: &[usize], tap: &mut Tap) -> Vec<f32> {
         let channels = x.len() / (t.len() * self.input_size * self.input_size).max(1);
         let shape = [t.len(), channels, self.input_size, self.input_size];
         let device = self.device();
-        let out = self.forward(Tensor::from_data(TensorData::new(x.to_vec(), shape), &device), t, y);
+        let x = Tensor::from_data(TensorData::new(x.to_vec(), shape), &device);
+        let out = self.forward_tapped(x, t, y, tap);
         out.into_data().try_into_vec().expect("the model computes in f32")
     }
 }

@@ -8,7 +8,7 @@ use super::{Architecture, Dit, DitConfig, native_shape, parameters};
 use crate::checkpoint::{Checkpoint, DitShape, Layout, Precision, TensorSource, write_scion};
 use crate::error::{Error, Result};
 use crate::model::apply_weights;
-use crate::operator::Init;
+use crate::operator::{Init, Operator, OperatorConfig};
 
 /// A model's parameters as a writer takes them: names and shapes of the original layout.
 pub fn tensor_sources(model: &Dit, patch: usize) -> Vec<TensorSource<'static>> {
@@ -124,4 +124,31 @@ pub fn load(file: &Checkpoint, architecture: &Architecture, device: &Device) -> 
     });
     file.check(&expected)?;
     apply_weights(model, |name| file.entry(name).map(|_| file.read_f32(name)).transpose())
+}
+
+/// Names and shapes in the original layout of the tensors of an operator for tokens of the given width.
+///
+/// # Errors
+/// When the operator's settings do not fit the width.
+pub fn operator_tensors(operator: &OperatorConfig, width: usize) -> Result<Vec<(String, Vec<usize>)>> {
+    let mut tensors = Vec::new();
+    parameters(&operator.init(width, &mut Init::empty(&Device::flex()))?, |name, data| {
+        let shape = native_shape(&name, data.shape(), 1);
+        tensors.push((name, shape));
+    });
+    Ok(tensors)
+}
+
+/// Reads an operator, as strictly as [`load`], from a file that holds its tensors and no others.
+///
+/// # Errors
+/// When names or shapes do not match, listing them, or the file is damaged.
+pub fn load_operator(
+    file: &Checkpoint,
+    operator: &OperatorConfig,
+    width: usize,
+    device: &Device,
+) -> Result<Operator> {
+    file.check(&operator_tensors(operator, width)?)?;
+    apply_weights(operator.init(width, &mut Init::empty(device))?, |name| file.read_f32(name).map(Some))
 }

@@ -12,6 +12,8 @@ pub use block::{Block, Tap};
 pub use checkpointed::Checkpointed;
 pub use config::{Architecture, DitConfig, PRESETS, Replacement};
 pub use dit::Dit;
-pub use file::{architecture_of, load, save_scion, save_scion_as, tensor_sources};
+pub use file::{
+    architecture_of, load, load_operator, operator_tensors, save_scion, save_scion_as, tensor_sources,
+};
 pub(crate) use parameters::Path;
 pub use parameters::{apply_weights, fingerprint, native_shape, parameters, update_parameters};

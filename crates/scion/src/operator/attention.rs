@@ -41,6 +41,11 @@ pub struct Attention {
 }
 
 impl Attention {
+    /// Number of heads.
+    pub fn heads(&self) -> usize {
+        self.heads
+    }
+
     /// [N, T, D] → [N, T, D].
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         self.proj.forward(attention(self.qkv.forward(x), self.heads, None))

@@ -45,17 +45,21 @@ impl OperatorConfig {
         }
     }
 
-    /// Multiply-adds ×2 for one image of `tokens` tokens.
+    /// Floating-point operations for one image of `tokens` tokens: multiply-adds count 2, a softmax 3 for each score of
+    /// each head, which gives the paper's operator column; biases and activations are left out.
     pub fn flops(&self, width: usize, tokens: usize) -> Flops {
         let projections = 2 * tokens * 4 * width * width;
         // q ⊙ · and k ⊙ v
         let gates = 2 * tokens * width;
-        // Scores and weighted values of this many pairs of a query and a key.
-        let pairs = |pairs: usize| Flops { operator: 2 * 2 * pairs * width, features: projections };
+        // Scores, softmax and weighted values of this many pairs of a query and a key.
+        let pairs = |pairs: usize, heads: usize| Flops {
+            operator: pairs * (2 * 2 * width + 3 * heads),
+            features: projections,
+        };
         match self {
-            Self::Attention(_) => pairs(tokens * tokens),
-            Self::SlidingWindow(c) => pairs(tokens * (c.left + c.right + 1)),
-            Self::Neighborhood(c) => pairs(c.pairs(tokens)),
+            Self::Attention(c) => pairs(tokens * tokens, c.heads),
+            Self::SlidingWindow(c) => pairs(tokens * (c.left + c.right + 1), c.heads),
+            Self::Neighborhood(c) => pairs(c.pairs(tokens), c.heads),
             // φ(k)ᵀ·v and φ(q) times it.
             Self::LinearAttention(c) => {
                 Flops { operator: 2 * 2 * tokens * width * (width / c.heads.max(1)), features: projections }

@@ -12,6 +12,7 @@ mod identity;
 mod init;
 mod layers;
 mod linear_attention;
+mod locality;
 mod mamba2;
 mod mlp;
 mod mlp_hyena_x;

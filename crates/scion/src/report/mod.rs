@@ -7,6 +7,7 @@ mod axis;
 mod blocks;
 mod cost;
 mod headline;
+mod locality;
 mod number;
 mod page;
 mod plot;
@@ -100,6 +101,7 @@ pub fn from_run_dir(dir: &Path) -> Result<PathBuf> {
 /// A stage's name for people, from its name in a run folder's files.
 fn stage_title(name: &str) -> &str {
     match name {
+        "locality" => "Locality of attention",
         "stage1" => "Stage 1",
         "stage2" => "Stage 2",
         "samples" => "Samples",

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::headline::{self, Verdict};
 use super::number::{self, Text};
 use super::results::{ModelName, ModelResult, Results};
-use super::{Report, SampleGrid, blocks, cost, plot, read, stage_title, tables};
+use super::{Report, SampleGrid, blocks, cost, locality, plot, read, stage_title, tables};
 
 /// Forbids every request: all the page needs is inside it.
 const POLICY: &str =
@@ -30,6 +30,7 @@ pub(super) fn document(out: &mut String, report: &Report) -> fmt::Result {
     top(out, report)?;
     out.push_str("<main>");
     section(out, "The graft", "", |out| blocks::drawing(out, &results.blocks))?;
+    section(out, "Why these blocks", &locality_note(results), |out| locality_chart(out, results))?;
     section(out, "Samples", &samples_note(report), |out| grids(out, report.grids))?;
     section(out, "Quality and cost", &table_note(results), |out| models(out, results))?;
     section(out, "Stage 1, operator by operator", STAGE1_NOTE, |out| stage1(out, results))?;
@@ -119,6 +120,20 @@ fn quality_tile(out: &mut String, graft: &ModelResult, teacher: &ModelResult) ->
 fn tile(out: &mut String, name: &str, value: &str, note: &str, class: &str) -> fmt::Result {
     let (name, value, note) = (Text(name), Text(value), Text(note));
     write!(out, "<div class=\"{class}\"><dt>{name}</dt><dd>{value}</dd><dd class=\"from\">{note}</dd></div>")
+}
+
+fn locality_note(results: &Results) -> String {
+    let Some(locality) = &results.locality else { return String::new() };
+    format!(
+        "They were chosen by how local the teacher’s attention is: the share of a token’s attention that falls on tokens at \
+         most {} places away in raster order, averaged over tokens, heads, and the {} steps of {} images sampled with \
+         guidance {}.",
+        locality.k, locality.steps, locality.samples, locality.cfg
+    )
+}
+
+fn locality_chart(out: &mut String, results: &Results) -> fmt::Result {
+    results.locality.as_ref().map_or(Ok(()), |locality| locality::chart(out, locality))
 }
 
 fn samples_note(report: &Report) -> String {

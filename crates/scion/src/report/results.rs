@@ -38,6 +38,9 @@ pub struct Results {
     /// The blocks of the model in order of depth, edited or not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub blocks: Vec<BlockResult>,
+    /// How local the teacher's attention is, where blocks were chosen by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locality: Option<LocalityResult>,
     /// One row per distilled operator.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stage1: Vec<Stage1Result>,
@@ -227,6 +230,21 @@ pub struct SlotResult {
     /// Floating-point operations of the operator on one image, before and after.
     pub flops_before: u64,
     pub flops_after: u64,
+}
+
+/// How local the teacher's attention is, and how that was measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LocalityResult {
+    /// Tokens on either side, in raster order, that count as near.
+    pub k: usize,
+    /// Sampled images, DDIM steps of each, and scale of guidance.
+    pub samples: usize,
+    pub steps: usize,
+    pub cfg: f64,
+    /// Share of each block's attention that falls on near tokens, 0 to 1.
+    pub blocks: Vec<f64>,
+    /// The blocks that were chosen by it.
+    pub chosen: Vec<usize>,
 }
 
 /// How the distillation of one operator went.

@@ -3,7 +3,10 @@
 mod evaluate;
 mod folder;
 mod graft;
+mod locality;
+mod operators;
 mod pipeline;
+mod plan;
 mod pretrain;
 mod progress;
 mod results;
@@ -14,12 +17,15 @@ mod teacher;
 
 pub use evaluate::{FEATURE_SPACE, Judge, Scores};
 pub use folder::RunFolder;
+pub use locality::Locality;
+pub use operators::with_stored_operators;
 pub use pipeline::{Outcome, Until, run};
+pub use plan::{Planned, plan_of};
 pub use pretrain::pretrain;
 pub use progress::Progress;
 pub use sample::{remove_parts, sample_images, sample_in_parts};
 pub use source::training_images;
-pub use teacher::{EMBEDDED_NAME, Teacher, embedded_teacher, open_checkpoint, with_checkpoint};
+pub use teacher::{EMBEDDED_NAME, Teacher, embedded_teacher, is_at_hand, with_checkpoint};
 
 pub(crate) use graft::{new_sites, with_fresh_operators};
 pub(crate) use results::{peak_memory, reset_peak_memory};

@@ -1,5 +1,6 @@
 //! The main job: teacher, plan, stage 1, stage 2, samples, scores, report.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
@@ -8,18 +9,19 @@ use burn::tensor::Device;
 use super::evaluate::{Judge, Scores, evaluation_samples, labels, latencies};
 use super::folder::RunFolder;
 use super::graft::{new_sites, place, with_fresh_operators};
+use super::locality::{self, Locality};
 use super::pretrain::train;
 use super::results;
 use super::stage1::{Regrown, stage1};
 use super::teacher::{Teacher, load_teacher};
 use crate::capture::Site;
 use crate::checkpoint::Checkpoint;
-use crate::config::{DataSource, Recipe};
+use crate::config::{DataSource, GraftConfig, Recipe};
 use crate::error::{Error, Result};
 use crate::model::{Architecture, Dit, fingerprint, load, save_scion};
 use crate::operator::Operator;
 use crate::plan;
-use crate::report::results::{ModelName, ModelResult, Results, Stage1Result};
+use crate::report::results::{LocalityResult, ModelName, ModelResult, Results, Stage1Result};
 
 /// How far a run goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,6 +84,8 @@ struct Job<'a> {
     device: Device,
     teacher: Teacher,
     grafted: Architecture,
+    /// What the blocks were chosen by, where locality chose them.
+    locality: Option<LocalityResult>,
     sites: Vec<Site>,
     untrained: Dit,
 }
@@ -91,14 +95,15 @@ impl<'a> Job<'a> {
         let device = Device::flex();
         let teacher = load_teacher(&recipe.model, folder, &device)?;
         folder.claim(&fingerprint(&teacher.model))?;
-        let grafted = plan::graft(&teacher.architecture, &recipe.grafts)?;
+        let (grafts, locality) = chosen_blocks(recipe, &teacher, folder, quiet)?;
+        let grafted = plan::graft(&teacher.architecture, &grafts)?;
         let sites = new_sites(&teacher.architecture, &grafted);
         if sites.is_empty() {
             return Err(Error::Plan("the recipe grafts nothing; add a [[graft]] entry".into()));
         }
         let untrained =
             with_fresh_operators(&teacher.model, &teacher.architecture, &grafted, recipe.seed, &device)?;
-        Ok(Self { recipe, quiet, device, teacher, grafted, sites, untrained })
+        Ok(Self { recipe, quiet, device, teacher, grafted, locality, sites, untrained })
     }
 
     /// The grafted model with regressed operators.
@@ -189,6 +194,7 @@ impl<'a> Job<'a> {
             floor,
             stage1: folder.load_json("stage1.json")?,
             blocks: results::blocks(&self.teacher.architecture, &self.grafted),
+            locality: self.locality.clone(),
             ..results::surroundings(self.recipe, folder, command, judge.is_some())?
         };
         folder.save_json("results.json", &results)?;
@@ -234,4 +240,32 @@ impl<'a> Job<'a> {
         };
         Ok(regrown.iter().map(row).collect())
     }
+}
+
+/// The recipe's grafts with their blocks chosen, and what they were chosen by. The teacher's attention is measured once a
+/// run.
+fn chosen_blocks(
+    recipe: &Recipe,
+    teacher: &Teacher,
+    folder: &RunFolder,
+    quiet: bool,
+) -> Result<(Vec<GraftConfig>, Option<LocalityResult>)> {
+    if !plan::needs_locality(&recipe.grafts) {
+        return Ok((recipe.grafts.clone(), None));
+    }
+    let found = match Locality::stored(recipe, teacher, &folder.path(locality::FILE))? {
+        Some(stored) => stored,
+        None => {
+            let clock = folder.start_stage("locality")?;
+            let measured = Locality::measure(recipe, teacher, quiet)?;
+            folder.save_json(locality::FILE, &measured)?;
+            folder.note_stage(&clock)?;
+            measured
+        }
+    };
+    let grafts = plan::choose(&recipe.grafts, found.blocks())?;
+    let by_locality = recipe.grafts.iter().zip(&grafts).filter(|(rule, _)| rule.blocks.by_locality());
+    let blocks = by_locality.map(|(_, chosen)| chosen.blocks.resolve(found.blocks().len()));
+    let chosen: BTreeSet<usize> = blocks.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+    Ok((grafts, Some(found.result(chosen.into_iter().collect()))))
 }

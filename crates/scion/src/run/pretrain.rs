@@ -92,12 +92,8 @@ pub(super) fn train(
 
 /// The sizes of a model that starts from nothing.
 fn fresh_sizes(recipe: &Recipe) -> Result<DitConfig> {
-    match (&recipe.model.sizes, &recipe.model.preset) {
-        (Some(sizes), None) => {
-            sizes.check()?;
-            Ok(sizes.clone())
-        }
-        (None, Some(name)) => DitConfig::preset(name),
+    match (&recipe.model.checkpoint, recipe.model.named_sizes()?) {
+        (None, Some(sizes)) => Ok(sizes),
         _ => Err(Error::Usage("pretraining needs [model.sizes] or model.preset, and no checkpoint".into())),
     }
 }

@@ -25,6 +25,21 @@ pub fn sample_images(
     seed: u64,
     labels: &[usize],
     first: u64,
+    on_images: impl FnMut(usize),
+) -> Result<Vec<f32>> {
+    let predict = |x: &[f32], t: &[f32], y: &[usize]| model.predict(x, t, y);
+    draw(predict, sizes, config, seed, labels, first, on_images)
+}
+
+/// [`sample_images`] of a model given as its `predict`, which sees a batch's images, and behind them the same again with the
+/// null class where there is guidance.
+pub(super) fn draw(
+    mut predict: impl FnMut(&[f32], &[f32], &[usize]) -> Vec<f32>,
+    sizes: &DitConfig,
+    config: &SampleConfig,
+    seed: u64,
+    labels: &[usize],
+    first: u64,
     mut on_images: impl FnMut(usize),
 ) -> Result<Vec<f32>> {
     if config.cfg != 1.0 && !sizes.null_class {
@@ -47,7 +62,7 @@ pub fn sample_images(
             .for_each(|(x, stream)| stream.fill_normal(x));
         let shape = [labels.len(), sizes.in_channels, sizes.input_size, sizes.input_size];
         let noise = |image: usize, z: &mut [f32]| streams[image].fill_normal(z);
-        let predict = |x: &[f32], t: usize| guided(model, sizes, config, x, t, labels, shape);
+        let predict = |x: &[f32], t: usize| guided(&mut predict, sizes, config, x, t, labels, shape);
         images.extend(
             weights.scope(|| sample_loop(&schedule, sampling, shape, x_t, noise, predict, |_| Ok(())))?,
         );
@@ -107,7 +122,7 @@ pub fn remove_parts(folder: &Path) -> Result<()> {
 
 /// The model's output at one timestep, guided where the scale asks for it.
 fn guided(
-    model: &Dit,
+    predict: &mut impl FnMut(&[f32], &[f32], &[usize]) -> Vec<f32>,
     sizes: &DitConfig,
     config: &SampleConfig,
     x: &[f32],
@@ -116,11 +131,11 @@ fn guided(
     shape: [usize; 4],
 ) -> Result<Vec<f32>> {
     if config.cfg == 1.0 {
-        return Ok(model.predict(x, &vec![t as f32; labels.len()], labels));
+        return Ok(predict(x, &vec![t as f32; labels.len()], labels));
     }
     let doubled = [x, x].concat();
     let null = vec![sizes.num_classes; labels.len()];
-    let both = model.predict(&doubled, &vec![t as f32; 2 * labels.len()], &[labels, &null].concat());
+    let both = predict(&doubled, &vec![t as f32; 2 * labels.len()], &[labels, &null].concat());
     let (conditional, unconditional) = both.split_at(both.len() / 2);
     Guidance { scale: config.cfg as f32, channels: config.guidance }.combine(
         conditional,

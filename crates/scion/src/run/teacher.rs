@@ -8,6 +8,7 @@ use crate::checkpoint::{Checkpoint, resolve};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::model::{Architecture, Dit, architecture_of, load};
+use crate::plan::model_architecture;
 
 /// The embedded teacher's file.
 const EMBEDDED: &[u8] =
@@ -31,7 +32,7 @@ pub struct Teacher {
 ///
 /// # Errors
 /// When it cannot be found or read.
-pub fn open_checkpoint(name: &str, unpack_to: &Path) -> Result<Checkpoint> {
+fn open_checkpoint(name: &str, unpack_to: &Path) -> Result<Checkpoint> {
     if name == EMBEDDED_NAME {
         if std::fs::read(unpack_to).ok().as_deref() != Some(EMBEDDED) {
             atomic::write(unpack_to, EMBEDDED)?;
@@ -39,6 +40,11 @@ pub fn open_checkpoint(name: &str, unpack_to: &Path) -> Result<Checkpoint> {
         return Checkpoint::open(unpack_to);
     }
     Checkpoint::open(&resolve(name)?)
+}
+
+/// Whether a checkpoint can be opened without a download.
+pub fn is_at_hand(name: &str) -> bool {
+    name == EMBEDDED_NAME || Path::new(name).exists()
 }
 
 /// Opens a checkpoint for as long as `use_it` runs; the embedded one is unpacked to a temporary folder.
@@ -70,6 +76,6 @@ pub(super) fn load_teacher(model: &ModelConfig, folder: &RunFolder, device: &Dev
         Error::Usage("grafting starts from a pretrained model: set model.checkpoint".into())
     })?;
     let file = open_checkpoint(name, &folder.path(UNPACKED_TEACHER))?;
-    let architecture = architecture_of(&file, model.heads)?;
+    let architecture = model_architecture(&file, model)?;
     Ok(Teacher { model: load(&file, &architecture, device)?, architecture })
 }

@@ -2,6 +2,8 @@
 
 mod checkpoints;
 mod evaluation;
+mod grafted;
+mod locality;
 mod messages;
 mod runs;
 mod sampling;

@@ -77,7 +77,7 @@ fn recipe_errors_name_file_field_and_what_was_expected() {
     let file = folder.path().join("mine.toml");
     let head = "[model]\ncheckpoint = \"embedded\"\n";
     let graft = "[[graft]]\ntarget = \"attention\"\nblocks = \"all\"\n";
-    let cases: [(String, &[&str]); 13] = [
+    let cases: [(String, &[&str]); 16] = [
         (
             format!("{head}[finetune]\nsteps = 3\nwarm-up = 3\n"),
             &["line 5", "warm-up", "did you mean `warmup`"],
@@ -99,6 +99,12 @@ fn recipe_errors_name_file_field_and_what_was_expected() {
             &["finetune.batch", "at most", "1000000000000"],
         ),
         ("[model]\npreset = \"dit-huge-2-256\"\n".into(), &["dit-huge-2-256", "dit-xl"]),
+        (format!("{head}preset = \"dit-s-2-256\"\n"), &["other sizes", "input_size 28 instead of 32", "hidden 128 instead of 384"]),
+        (format!("{head}preset = \"dit-s-2-256\"\n[model.sizes]\nhidden = 8\n"), &["line 4", "input_size"]),
+        (
+            "[model]\npreset = \"dit-s-2-256\"\nsizes = { input_size = 8, patch = 2, in_channels = 4, hidden = 8, depth = 1, heads = 1, num_classes = 2 }\n".into(),
+            &["preset", "sizes", "leave one out"],
+        ),
         ("this is no recipe".into(), &["line 1"]),
     ];
     for (text, parts) in cases {

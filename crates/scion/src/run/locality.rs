@@ -1,0 +1,123 @@
+use std::cell::Cell;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::sample::draw;
+use super::{Progress, Teacher};
+use crate::config::{PrecisionConfig, Recipe};
+use crate::error::{Error, Result};
+use crate::model::fingerprint;
+use crate::operator::{Operator, Slot};
+use crate::plan::LocalityConfig;
+use crate::report::results::LocalityResult;
+
+/// Where a run keeps what it measured.
+pub(super) const FILE: &str = "locality.json";
+
+/// How local a teacher's attention is, and all that this was measured with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Locality {
+    settings: LocalityConfig,
+    seed: u64,
+    precision: PrecisionConfig,
+    teacher_sha256: String,
+    /// L_k of each block, from 0 to 1.
+    blocks: Vec<f64>,
+}
+
+impl Locality {
+    /// L_k of each block, from 0 to 1.
+    pub fn blocks(&self) -> &[f64] {
+        &self.blocks
+    }
+
+    /// For a report, with the blocks that were chosen.
+    pub(super) fn result(self, chosen: Vec<usize>) -> LocalityResult {
+        let LocalityConfig { k, samples, steps, cfg } = self.settings;
+        LocalityResult { k, samples, steps, cfg, blocks: self.blocks, chosen }
+    }
+
+    /// What a file holds, if it was measured as the recipe says on this teacher.
+    ///
+    /// # Errors
+    /// When the file is damaged.
+    pub(super) fn stored(recipe: &Recipe, teacher: &Teacher, file: &Path) -> Result<Option<Self>> {
+        let text = match std::fs::read_to_string(file) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::io("read", file, e)),
+        };
+        let found: Self =
+            serde_json::from_str(&text).map_err(|e| Error::invalid(file, format!("is damaged: {e}")))?;
+        let wanted = Self { blocks: found.blocks.clone(), ..Self::unmeasured(recipe, teacher) };
+        Ok((found == wanted && found.blocks.len() == teacher.architecture.dit.depth).then_some(found))
+    }
+
+    fn unmeasured(recipe: &Recipe, teacher: &Teacher) -> Self {
+        Self {
+            settings: recipe.locality.clone().unwrap_or_default(),
+            seed: recipe.seed,
+            precision: recipe.precision,
+            teacher_sha256: fingerprint(&teacher.model),
+            blocks: Vec::new(),
+        }
+    }
+
+    /// Samples from the teacher and watches its attention.
+    ///
+    /// # Errors
+    /// When a block has no full attention, every token is near, or the teacher cannot be sampled as asked.
+    pub(super) fn measure(recipe: &Recipe, teacher: &Teacher, quiet: bool) -> Result<Self> {
+        let mut measured = Self::unmeasured(recipe, teacher);
+        let (sizes, settings) = (&teacher.architecture.dit, &measured.settings);
+        check(teacher, settings)?;
+        let count = settings.samples;
+        let labels: Vec<usize> = (0..count).map(|i| i * sizes.num_classes / count).collect();
+        // Summed image by image, so that batches do not change the order.
+        let mut sums = vec![vec![0f64; count]; sizes.depth];
+        let (mut passes, first) = (vec![0usize; count], Cell::new(0));
+        let mut progress = Progress::new("locality", count as u64, 0, quiet);
+        let sampling = settings.sampling(recipe.sample.batch);
+        let predict = |x: &[f32], t: &[f32], y: &[usize]| {
+            let images = recipe.sample.batch.min(count - first.get());
+            (0..y.len()).for_each(|i| passes[first.get() + i % images] += 1);
+            teacher.model.predict_tapped(x, t, y, &mut |block, slot, input, _| {
+                let Operator::Attention(attention) = teacher.model.blocks()[block].operator(slot) else {
+                    return;
+                };
+                let near = attention.locality(input.clone(), settings.k);
+                near.iter().enumerate().for_each(|(i, near)| sums[block][first.get() + i % images] += near);
+            })
+        };
+        draw(predict, sizes, &sampling, recipe.seed, &labels, 0, |images| {
+            first.set(first.get() + images);
+            progress.set(first.get() as u64, "");
+        })?;
+        let mean = |sums: Vec<f64>| {
+            sums.iter().zip(&passes).map(|(sum, &passes)| sum / passes as f64).sum::<f64>() / count as f64
+        };
+        measured.blocks = sums.into_iter().map(mean).collect();
+        Ok(measured)
+    }
+}
+
+fn check(teacher: &Teacher, settings: &LocalityConfig) -> Result<()> {
+    let (sizes, architecture) = (&teacher.architecture.dit, &teacher.architecture);
+    if let Some(graft) = architecture.grafts.iter().find(|graft| graft.slot == Slot::Attention) {
+        return Err(Error::Plan(format!(
+            "block {} of the teacher holds {} instead of attention; blocks can be chosen by locality in an ungrafted model only",
+            graft.block,
+            graft.operator.name()
+        )));
+    }
+    if settings.k + 1 >= sizes.tokens() {
+        return Err(Error::Plan(format!(
+            "locality.k = {} reaches every one of the {} tokens; expected less than {}",
+            settings.k,
+            sizes.tokens(),
+            sizes.tokens().saturating_sub(1)
+        )));
+    }
+    Ok(())
+}

@@ -1,0 +1,81 @@
+use std::path::Path;
+
+use burn::tensor::Device;
+
+use super::graft::place;
+use crate::checkpoint::Checkpoint;
+use crate::config::Recipe;
+use crate::error::{Error, Result};
+use crate::model::{Architecture, Dit, load, load_operator};
+use crate::plan;
+
+/// Stands for a block's index in the names of operator files.
+const BLOCK: &str = "{block}";
+/// The entry of a stage-1 file of the published code that holds the operator.
+const ENTRY: &str = "model";
+
+/// A checkpoint with operators that were trained apart, one file each, as the published stage 1 leaves them.
+///
+/// `files` holds one name for each `[[graft]]` entry, in which `{block}` stands for the block's index. Of PyTorch files
+/// the entry `model` is taken.
+///
+/// # Errors
+/// When names and entries do not match, a file cannot be read, or its tensors are not those of the entry's operator.
+pub fn with_stored_operators(
+    teacher: &Checkpoint,
+    recipe: &Recipe,
+    files: &[String],
+    device: &Device,
+) -> Result<(Dit, Architecture)> {
+    let native = plan::model_architecture(teacher, &recipe.model)?;
+    let grafted = plan::graft(&native, &recipe.grafts)?;
+    let sites = plan::entries(&recipe.grafts, native.dit.depth)?;
+    check_names(files, sites.values().copied(), recipe.grafts.len())?;
+    let operators = sites.into_iter().map(|((block, slot), entry)| {
+        let name = files[entry].replace(BLOCK, &block.to_string());
+        let operator = grafted.operator(block, slot);
+        let read = || load_operator(&open(Path::new(&name))?, &operator, native.dit.hidden, device);
+        let told = || {
+            format!(
+                "[[graft]] entry {} says {} in {} of block {block}",
+                entry + 1,
+                operator.name(),
+                slot.name()
+            )
+        };
+        read().map(|read| ((block, slot), read)).map_err(|e| match e {
+            Error::Tensors { path, detail } => {
+                Error::Tensors { path, detail: format!("{}: {detail}", told()) }
+            }
+            other => other,
+        })
+    });
+    let operators = operators.collect::<Result<Vec<_>>>()?;
+    Ok((place(load(teacher, &native, device)?, operators), grafted))
+}
+
+fn open(path: &Path) -> Result<Checkpoint> {
+    let pickled = path.extension().is_none_or(|end| end != "safetensors");
+    Checkpoint::open_entry(path, pickled.then_some(ENTRY))
+}
+
+/// Checks that there is one name for each entry, and that it tells the entry's blocks apart.
+fn check_names(files: &[String], sites: impl Iterator<Item = usize>, entries: usize) -> Result<()> {
+    if files.len() != entries {
+        return Err(Error::Usage(format!(
+            "--operators is given {} times, but the recipe has {entries} [[graft]] entries; expected one name for each",
+            files.len()
+        )));
+    }
+    let mut blocks = vec![0; entries];
+    sites.for_each(|entry| blocks[entry] += 1);
+    for (name, blocks) in
+        files.iter().zip(blocks).filter(|(name, blocks)| *blocks > 1 && !name.contains(BLOCK))
+    {
+        return Err(Error::Usage(format!(
+            "--operators {name}: its [[graft]] entry names {blocks} blocks; write {BLOCK} where a file's name has the block's \
+             index"
+        )));
+    }
+    Ok(())
+}

@@ -1,0 +1,93 @@
+//! Every shipped recipe loads and can be planned; those of the paper's models change costs as the paper's tables say.
+
+use std::path::{Path, PathBuf};
+
+use scion::config::Recipe;
+use scion::operator::Slot;
+use scion::run::{Planned, plan_of};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes")
+}
+
+/// All recipes in a folder and the folders in it.
+fn recipes(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let (folders, files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
+    let files = files.into_iter().filter(|path| path.extension().is_some_and(|end| end == "toml"));
+    files.chain(folders.iter().flat_map(|inner| recipes(inner))).collect()
+}
+
+fn planned(path: &Path) -> Planned {
+    let recipe = Recipe::read(path).unwrap_or_else(|e| panic!("{e}"));
+    plan_of(&recipe, Path::new("nowhere"), true).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+#[test]
+fn every_recipe_can_be_planned() {
+    let all = recipes(&folder());
+    for path in &all {
+        let Planned { native, grafted, unread } = planned(path);
+        let paper = path.parent().is_some_and(|parent| parent.ends_with("paper"));
+        assert_eq!(unread, paper, "{}: only the paper's models are not at hand", path.display());
+        if paper {
+            assert_eq!((native.dit.hidden, native.dit.depth, native.dit.tokens()), (1152, 28, 256));
+            assert!(!grafted.grafts.is_empty(), "{}", path.display());
+            let text = std::fs::read_to_string(path).unwrap();
+            let index = std::fs::read_to_string(path.with_file_name("README.md")).unwrap();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            assert!(text.contains(&format!("recipes/paper/{name}")), "{name} does not say how it is run");
+            assert!(index.contains(&format!("({name})")), "{name} is not in the index");
+        }
+    }
+    assert!(all.len() > 2);
+}
+
+/// Change of `after` against `before` in percent, with as many decimals as `printed` has.
+fn change(after: usize, before: usize, printed: &str) -> String {
+    let decimals = printed.split('.').nth(1).map_or(0, str::len);
+    format!("{:+.decimals$}", (after as f64 / before as f64 - 1.0) * 100.0)
+}
+
+/// The paper's columns at 50%, 75% and 100%: parameters of the replaced slots, and at 100% the FLOPs of their mixing
+/// ("op") and of their projections and featurisers ("ft"; for an MLP, all of it). Left out are Mamba-2's FLOPs, which do not
+/// follow from its arithmetic, and those of MLP Hyena-X, which the paper counts without its convolution.
+const COLUMNS: [(&str, Slot, [&str; 3], Option<&str>, Option<&str>); 8] = [
+    ("hyena-se", Slot::Attention, ["+0.22", "+0.33", "+0.43"], Some("-99.03"), Some("+0.26")),
+    ("hyena-x", Slot::Attention, ["+0.16", "+0.24", "+0.33"], Some("-99.81"), Some("+0.26")),
+    ("hyena-y", Slot::Attention, ["+0.05", "+0.08", "+0.11"], Some("-99.03"), Some("+0.00")),
+    ("sliding-window", Slot::Attention, ["+0", "+0", "+0"], Some("-96.48"), Some("+0.00")),
+    ("mamba2", Slot::Attention, ["+28.02", "+42.04", "+56.05"], None, None),
+    ("mlp-r3", Slot::Mlp, ["-12.5", "-18.75", "-25"], None, Some("-25.00")),
+    ("mlp-r6", Slot::Mlp, ["+25", "+37.5", "+50"], None, Some("+50.00")),
+    ("mlp-hyena-x", Slot::Mlp, ["+0.02", "+0.03", "+0.03"], None, None),
+];
+
+#[test]
+fn costs_are_those_of_the_papers_tables() {
+    for (operator, slot, parameters, op, ft) in COLUMNS {
+        for (share, expected) in ["50", "75", "100"].into_iter().zip(parameters) {
+            let name = format!("{operator}-{share}");
+            let Planned { native, grafted, .. } =
+                planned(&folder().join("paper").join(format!("{name}.toml")));
+            let blocks = share.parse::<usize>().unwrap() * 28 / 100;
+            assert_eq!(grafted.grafts.len(), blocks, "{name}");
+            let own = 28 * native.dit.native_operator(slot).parameters(1152);
+            let found = change(grafted.parameters() + own - native.parameters(), own, expected);
+            assert_eq!(found, expected, "{name}: parameters");
+            let (before, after) = (native.operator_flops(slot), grafted.operator_flops(slot));
+            // The columns are linear in the share.
+            let whole = |after: usize, before: usize, printed: &str| {
+                let change_at_100 = (after as f64 - before as f64) * 28.0 / blocks as f64;
+                change((before as f64 + change_at_100).round() as usize, before, printed)
+            };
+            for (part, printed, after, before) in
+                [("op", op, after.operator, before.operator), ("ft", ft, after.features, before.features)]
+            {
+                if let Some(printed) = printed {
+                    assert_eq!(whole(after, before, printed), printed, "{name}: FLOPs, {part}");
+                }
+            }
+        }
+    }
+}
