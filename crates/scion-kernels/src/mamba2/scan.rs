@@ -88,14 +88,29 @@ impl Head<'_> {
         for block in 0..self.blocks() {
             let b = self.shared(t, 0, block);
             for (p, &x) in x.iter().enumerate() {
-                let (old, new) = (&before[block * self.channels + p], &mut after[block * self.channels + p]);
-                let u = x * dt;
-                for i in 0..LANES {
-                    new[i] = old[i] * decay + b[i] * u;
-                }
+                let at = block * self.channels + p;
+                after[at] = plus(scaled(before[at], decay), scaled(b, x * dt));
             }
         }
     }
+}
+
+// On lanes by value: written as loops over places in memory, the loop over channels would be vectorised instead, with a
+// gather for each lane.
+
+#[inline(always)]
+fn plus(a: Lanes, b: Lanes) -> Lanes {
+    std::array::from_fn(|i| a[i] + b[i])
+}
+
+#[inline(always)]
+fn times(a: Lanes, b: Lanes) -> Lanes {
+    std::array::from_fn(|i| a[i] * b[i])
+}
+
+#[inline(always)]
+fn scaled(a: Lanes, factor: f32) -> Lanes {
+    std::array::from_fn(|i| a[i] * factor)
 }
 
 #[inline(always)]
@@ -133,11 +148,8 @@ multiversioned! {
                 let (b, c) = (h.shared(t, 0, block), h.shared(t, 1, block));
                 let states = &mut state[block * h.channels..(block + 1) * h.channels];
                 for ((state, output), &x) in states.iter_mut().zip(&mut outputs).zip(x) {
-                    let u = x * dt;
-                    for i in 0..LANES {
-                        state[i] = state[i] * decay + b[i] * u;
-                        output[i] += state[i] * c[i];
-                    }
+                    *state = plus(scaled(*state, decay), scaled(b, x * dt));
+                    *output = plus(*output, times(*state, c));
                 }
             }
             let y = y.at(offset + t * h.inner() + h.head * h.channels, h.channels);
@@ -229,16 +241,12 @@ fn back(
         let (mut d_b, mut d_c) = ([0f32; LANES], [0f32; LANES]);
         let channels = block * h.channels..(block + 1) * h.channels;
         for (p, at) in channels.enumerate() {
-            let (slope, u) = (dy[p], x[p] * dt);
-            let (old, new, d_state, d_input) = (&before[at], &behind[at], &mut d_state[at], &mut d_inputs[p]);
-            for i in 0..LANES {
-                let d = d_state[i] + c[i] * slope;
-                d_c[i] += new[i] * slope;
-                d_b[i] += d * u;
-                d_input[i] += d * b[i];
-                d_decay[i] += d * old[i];
-                d_state[i] = d * decay;
-            }
+            let d = plus(d_state[at], scaled(c, dy[p]));
+            d_c = plus(d_c, scaled(behind[at], dy[p]));
+            d_b = plus(d_b, scaled(d, x[p] * dt));
+            d_inputs[p] = plus(d_inputs[p], times(d, b));
+            d_decay = plus(d_decay, times(d, before[at]));
+            d_state[at] = scaled(d, decay);
         }
         let shared = &mut to.shared[t * 2 * h.state..(t + 1) * 2 * h.state];
         let first = block * LANES;
