@@ -3,6 +3,7 @@
 mod checkpoints;
 mod evaluation;
 mod messages;
+mod restructures;
 mod runs;
 mod sampling;
 
