@@ -28,6 +28,7 @@ fixtures:
     {{python}} scripts/fixtures/grafted.py --dit-repo {{dit_repo}} --grafting-repo {{grafting_repo}}
     {{python}} scripts/fixtures/metrics.py
     {{python}} scripts/fixtures/operators.py
+    {{python}} scripts/fixtures/pairs.py --dit-repo {{dit_repo}}
 
 # Checks the golden data against their manifest.
 check-fixtures:

@@ -10,7 +10,7 @@ use crate::diffusion::{GuidanceChannels, Respacing, Sampler, Schedule};
 use crate::error::{Error, Result};
 use crate::model::DitConfig;
 use crate::operator::{OperatorConfig, Slot};
-use crate::plan::{BlockSelection, LocalityConfig, needs_locality};
+use crate::plan::{BlockSelection, LocalityConfig, RestructureConfig, needs_locality};
 use crate::train::{DistillConfig, TrainConfig};
 
 /// A recipe. Sections that a command does not use may be left out.
@@ -31,13 +31,16 @@ pub struct Recipe {
     /// Operators to replace.
     #[serde(default, rename = "graft", skip_serializing_if = "Vec::is_empty")]
     pub grafts: Vec<GraftConfig>,
+    /// Blocks to take out, or to let run side by side.
+    #[serde(default, rename = "restructure", skip_serializing_if = "Vec::is_empty")]
+    pub restructures: Vec<RestructureConfig>,
     /// How attention's locality is measured, where blocks are chosen by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub locality: Option<LocalityConfig>,
     /// Training from nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pretrain: Option<TrainConfig>,
-    /// Stage 1: activation distillation of each new operator.
+    /// Stage 1: activation distillation of each new operator and pair.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distill: Option<DistillConfig>,
     /// Stage 2: light finetuning of the whole model.

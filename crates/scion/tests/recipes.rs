@@ -27,12 +27,13 @@ fn planned(path: &Path) -> Planned {
 fn every_recipe_can_be_planned() {
     let all = recipes(&folder());
     for path in &all {
-        let Planned { native, grafted, unread } = planned(path);
+        let Planned { plan, unread } = planned(path);
         let paper = path.parent().is_some_and(|parent| parent.ends_with("paper"));
         assert_eq!(unread, paper, "{}: only the paper's models are not at hand", path.display());
         if paper {
-            assert_eq!((native.dit.hidden, native.dit.depth, native.dit.tokens()), (1152, 28, 256));
-            assert!(!grafted.grafts.is_empty(), "{}", path.display());
+            let sizes = &plan.before.dit;
+            assert_eq!((sizes.hidden, sizes.depth, sizes.tokens()), (1152, 28, 256));
+            assert!(!plan.sites.is_empty(), "{}", path.display());
             let text = std::fs::read_to_string(path).unwrap();
             let index = std::fs::read_to_string(path.with_file_name("README.md")).unwrap();
             let name = path.file_name().unwrap().to_str().unwrap();
@@ -68,8 +69,8 @@ fn costs_are_those_of_the_papers_tables() {
     for (operator, slot, parameters, op, ft) in COLUMNS {
         for (share, expected) in ["50", "75", "100"].into_iter().zip(parameters) {
             let name = format!("{operator}-{share}");
-            let Planned { native, grafted, .. } =
-                planned(&folder().join("paper").join(format!("{name}.toml")));
+            let plan = planned(&folder().join("paper").join(format!("{name}.toml"))).plan;
+            let (native, grafted) = (&plan.before, &plan.after);
             let blocks = share.parse::<usize>().unwrap() * 28 / 100;
             assert_eq!(grafted.grafts.len(), blocks, "{name}");
             let own = 28 * native.dit.native_operator(slot).parameters(1152);
@@ -90,4 +91,12 @@ fn costs_are_those_of_the_papers_tables() {
             }
         }
     }
+}
+
+#[test]
+fn pairs_of_all_blocks_have_the_papers_size() {
+    let plan = planned(&folder().join("paper/parallel-pairs.toml")).plan;
+    // The paper's count holds the table of positions, ours does not.
+    assert_eq!(plan.after.parameters() + 256 * 1152, 712_304_672);
+    assert_eq!(plan.after.pairs.len(), 14);
 }

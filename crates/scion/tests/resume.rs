@@ -57,6 +57,19 @@ activation-checkpointing = true
 checkpoint-every = 7
 "#;
 
+/// All that takes the graft's place in a recipe of restructures.
+const RESTRUCTURES: &str = r#"[[graft]]
+target = "attention"
+blocks = [3]
+operator = { kind = "hyena-x" }
+[[restructure]]
+kind = "parallel-pairs"
+pairs = [[1, 2]]
+[[restructure]]
+kind = "drop"
+blocks = [0]
+"#;
+
 /// Longest time that a run may take to reach the moment at which it is killed.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -215,6 +228,30 @@ fn cached_capture_and_the_turn_to_stage_2_survive_kills() {
     ];
     finish_with_kills("finetune", &recipe, &killed, &moments);
     assert_same(&unbroken, &killed, &["stage1.safetensors", "stage2.safetensors", "metrics.jsonl"]);
+}
+
+#[test]
+fn restructures_survive_kills() {
+    use Moment::{File, Step};
+    for capture in ["online", "cache"] {
+        let bench = Bench::new();
+        let recipe = bench.graft_recipe(capture);
+        let text = fs::read_to_string(&recipe).unwrap();
+        let (head, rest) = text.split_once("[[graft]]").unwrap();
+        let stages = rest.split_once("[distill]").unwrap().1;
+        fs::write(&recipe, format!("{head}{RESTRUCTURES}[distill]{stages}")).unwrap();
+        let (unbroken, killed) = (bench.path("unbroken"), bench.path("killed"));
+        finish("finetune", &recipe, &unbroken);
+        let moments = [
+            File("stage1.state.safetensors"),
+            Step("stage1", 10),
+            Step("stage1", 40),
+            File("stage2.state.safetensors"),
+            Step("stage2", 30),
+        ];
+        finish_with_kills("finetune", &recipe, &killed, &moments);
+        assert_same(&unbroken, &killed, &["stage1.safetensors", "stage2.safetensors", "metrics.jsonl"]);
+    }
 }
 
 #[test]

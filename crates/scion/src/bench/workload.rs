@@ -12,17 +12,15 @@ use scion_kernels::optimizer::Moments;
 use scion_kernels::{PackedWeights, backward, with_values};
 
 use super::distilled::{Distilled, TOKENS, WIDTH};
-use crate::capture::{Activations, Site, add_noise, capture};
+use crate::capture::{Activations, add_noise, capture};
 use crate::config::Recipe;
 use crate::data::Batches;
 use crate::diffusion::Schedule;
 use crate::error::{Error, Result};
-use crate::model::{Architecture, Dit, DitConfig, parameters, update_parameters};
+use crate::model::{Architecture, Dit, DitConfig, Site, parameters, update_parameters};
 use crate::operator::{Init, Operator, OperatorConfig};
-use crate::plan;
-use crate::run::{
-    QUICKSTART, Teacher, embedded_teacher, new_sites, sample_images, training_images, with_fresh_operators,
-};
+use crate::plan::Plan;
+use crate::run::{QUICKSTART, Teacher, embedded_teacher, sample_images, training_images, with_fresh_parts};
 use crate::train::{Distiller, RegressionLoss, Step, TrainState, Trainer, collect, descend, regression_loss};
 
 /// Images of a step of the first five workloads.
@@ -238,17 +236,16 @@ fn start() -> Result<Start> {
     let (recipe, device) = (quickstart()?, Device::flex());
     let teacher = embedded_teacher(&device)?;
     let (native, seed) = (&teacher.architecture, recipe.seed);
-    let architecture = plan::graft(native, &recipe.grafts)?;
-    let sites = new_sites(native, &architecture);
-    let grafted = with_fresh_operators(&teacher.model, native, &architecture, seed, &device.autodiff())?;
+    let plan = Plan::new(native, &recipe.grafts, &recipe.restructures)?;
+    let grafted = with_fresh_parts(&teacher.model, &plan, seed, &device.autodiff())?;
     let batches = Batches::new(training_images(&recipe.data, &native.dit, seed)?, seed, false)?;
-    Ok(Start { recipe, teacher, sites, grafted, batches })
+    Ok(Start { recipe, teacher, sites: plan.sites, grafted, batches })
 }
 
 fn stage1() -> Result<Job> {
     let Start { recipe, teacher, sites, grafted, batches } = start()?;
     let sizes = teacher.architecture.dit;
-    let fresh = sites.iter().map(|&(block, slot)| grafted.blocks()[block].operator(slot).clone()).collect();
+    let fresh = sites.iter().map(|&site| grafted.part(site)).collect();
     let config = recipe.distill.expect("the quickstart has a stage 1");
     let schedule = Schedule::linear();
     let activations = {

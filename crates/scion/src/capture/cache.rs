@@ -1,4 +1,4 @@
-//! Captured activations on disk: one file an operator, f16, memory-mapped, checksummed.
+//! Captured activations on disk: one file a site, f16, memory-mapped, checksummed.
 
 use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
@@ -14,37 +14,55 @@ use crate::atomic::AtomicFile;
 use crate::error::{Error, Result};
 
 /// First bytes of a cache file.
-const MAGIC: &[u8; 8] = b"SCIONACT";
-/// Magic, samples, elements a sample and side, SHA-256 of what follows.
-const HEADER: usize = 8 + 8 + 8 + 32;
+const MAGIC: &[u8; 8] = b"SCIONAC2";
+/// Magic, samples, both widths, SHA-256 of what follows.
+const HEADER: usize = SUM + 32;
+/// Where the SHA-256 begins.
+const SUM: usize = 8 + 8 + 8 + 8;
 
-/// Writes one operator's activations, sample after sample; the file appears under its name when finished.
+/// Values of a sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Widths {
+    /// Of the input, and of the output: T·D.
+    pub tokens: usize,
+    /// Of the conditioning: D, or 0 where there is none.
+    pub conditioning: usize,
+}
+
+impl Widths {
+    /// Bytes of a sample on disk, unless they are more than can be counted.
+    fn bytes(self) -> Option<usize> {
+        self.tokens.checked_mul(2)?.checked_add(self.conditioning)?.checked_mul(2)
+    }
+}
+
+/// Writes one site's activations, sample after sample; the file appears under its name when finished.
 #[derive(Debug)]
 pub struct CacheWriter {
     path: PathBuf,
     file: BufWriter<AtomicFile>,
     hash: Sha256,
     samples: u64,
-    width: usize,
+    widths: Widths,
 }
 
-/// An operator's cached activations.
+/// A site's cached activations.
 #[derive(Debug)]
 pub struct Cache {
     map: Mmap,
     samples: usize,
-    width: usize,
+    widths: Widths,
 }
 
 impl CacheWriter {
-    /// Starts a file for samples of `width` input and as many output values.
+    /// Starts a file for samples of these widths.
     ///
     /// # Errors
     /// When the folder cannot be written.
-    pub fn create(path: &Path, width: usize) -> Result<Self> {
+    pub fn create(path: &Path, widths: Widths) -> Result<Self> {
         let mut file = BufWriter::with_capacity(1 << 20, AtomicFile::create(path)?);
         file.write_all(&[0; HEADER]).map_err(|e| Error::io("write", path, e))?;
-        Ok(Self { path: path.into(), file, hash: Sha256::new(), samples: 0, width })
+        Ok(Self { path: path.into(), file, hash: Sha256::new(), samples: 0, widths })
     }
 
     /// Appends a batch.
@@ -52,26 +70,27 @@ impl CacheWriter {
     /// # Errors
     /// When a value does not fit f16, or the disk refuses the batch.
     pub fn append(&mut self, batch: &Activations) -> Result<()> {
-        let mut halves = vec![f16::ZERO; self.width];
-        for (input, output) in batch.input.chunks_exact(self.width).zip(batch.output.chunks_exact(self.width))
-        {
-            for side in [input, output] {
-                if let Some(value) =
-                    side.iter().find(|value| value.is_nan() || value.abs() > f32::from(f16::MAX))
-                {
-                    let detail = format!(
-                        "an activation of {value} is beyond the f16 of a cache; use capture = \"online\""
-                    );
-                    return Err(Error::invalid(&self.path, detail));
-                }
-                halves.convert_from_f32_slice(side);
-                let bytes: &[u8] = bytemuck::cast_slice(&halves);
-                self.hash.update(bytes);
-                self.file.write_all(bytes).map_err(|e| Error::io("write", &self.path, e))?;
-            }
+        let Widths { tokens, conditioning } = self.widths;
+        for sample in 0..batch.input.len() / tokens {
+            self.append_values(&batch.input[sample * tokens..][..tokens])?;
+            self.append_values(&batch.output[sample * tokens..][..tokens])?;
+            self.append_values(&batch.conditioning[sample * conditioning..][..conditioning])?;
             self.samples += 1;
         }
         Ok(())
+    }
+
+    fn append_values(&mut self, values: &[f32]) -> Result<()> {
+        if let Some(value) = values.iter().find(|value| value.is_nan() || value.abs() > f32::from(f16::MAX)) {
+            let detail =
+                format!("an activation of {value} is beyond the f16 of a cache; use capture = \"online\"");
+            return Err(Error::invalid(&self.path, detail));
+        }
+        let mut halves = vec![f16::ZERO; values.len()];
+        halves.convert_from_f32_slice(values);
+        let bytes: &[u8] = bytemuck::cast_slice(&halves);
+        self.hash.update(bytes);
+        self.file.write_all(bytes).map_err(|e| Error::io("write", &self.path, e))
     }
 
     /// Completes the file and gives it its name.
@@ -84,7 +103,9 @@ impl CacheWriter {
         file.seek(SeekFrom::Start(0)).map_err(io)?;
         file.write_all(MAGIC).map_err(io)?;
         file.write_all(&self.samples.to_le_bytes()).map_err(io)?;
-        file.write_all(&(self.width as u64).to_le_bytes()).map_err(io)?;
+        for width in [self.widths.tokens, self.widths.conditioning] {
+            file.write_all(&(width as u64).to_le_bytes()).map_err(io)?;
+        }
         file.write_all(&self.hash.finalize()).map_err(io)?;
         file.commit()
     }
@@ -108,16 +129,16 @@ impl Cache {
         }
         let number =
             |at: usize| u64::from_le_bytes(map[at..at + 8].try_into().expect("eight bytes")) as usize;
-        let (samples, width) = (number(8), number(16));
+        let (samples, widths) = (number(8), Widths { tokens: number(16), conditioning: number(24) });
         let expected =
-            samples.checked_mul(width).and_then(|n| n.checked_mul(4)).and_then(|n| n.checked_add(HEADER));
+            widths.bytes().and_then(|n| n.checked_mul(samples)).and_then(|n| n.checked_add(HEADER));
         if expected != Some(map.len()) {
             return Err(bad("its length does not match its header"));
         }
-        if Sha256::digest(&map[HEADER..])[..] != map[24..HEADER] {
+        if Sha256::digest(&map[HEADER..])[..] != map[SUM..HEADER] {
             return Err(bad("its checksum does not match"));
         }
-        Ok(Self { map, samples, width })
+        Ok(Self { map, samples, widths })
     }
 
     /// Number of samples.
@@ -127,13 +148,16 @@ impl Cache {
 
     /// The given samples as one batch.
     pub fn read(&self, indices: &[usize]) -> Activations {
-        let mut batch = Activations { input: Vec::new(), output: Vec::new() };
+        let Widths { tokens, conditioning } = self.widths;
+        let sample = 2 * tokens + conditioning;
+        let halves: &[f16] = bytemuck::cast_slice(&self.map[HEADER..]);
+        let mut batch = Activations::default();
         for &index in indices {
-            let start = HEADER + index * self.width * 4;
-            for (side, at) in [(&mut batch.input, start), (&mut batch.output, start + self.width * 2)] {
-                let halves: &[f16] = bytemuck::cast_slice(&self.map[at..at + self.width * 2]);
-                side.extend(halves.to_f32_vec());
-            }
+            let (input, rest) = halves[index * sample..][..sample].split_at(tokens);
+            let (output, conditioning) = rest.split_at(tokens);
+            batch.input.extend(input.to_f32_vec());
+            batch.output.extend(output.to_f32_vec());
+            batch.conditioning.extend(conditioning.to_f32_vec());
         }
         batch
     }
@@ -144,9 +168,10 @@ mod tests {
     use super::*;
 
     fn written(folder: &Path) -> (PathBuf, Activations) {
-        let path = folder.join("block1.attention.act");
-        let batch = Activations { input: vec![0.5, -1.0, 2.0, 3.25], output: vec![4.0, -5.0, 6.5, 7.0] };
-        let mut writer = CacheWriter::create(&path, 2).unwrap();
+        let path = folder.join("block1.pair.act");
+        let (input, output) = (vec![0.5, -1.0, 2.0, 3.25], vec![4.0, -5.0, 6.5, 7.0]);
+        let batch = Activations { input, output, conditioning: vec![0.25, -8.0] };
+        let mut writer = CacheWriter::create(&path, Widths { tokens: 2, conditioning: 1 }).unwrap();
         writer.append(&batch).unwrap();
         writer.finish().unwrap();
         (path, batch)
@@ -160,6 +185,18 @@ mod tests {
         assert_eq!(cache.samples(), 2);
         assert_eq!(cache.read(&[0, 1]), batch);
         assert_eq!(cache.read(&[1]).output, [6.5, 7.0]);
+        assert_eq!(cache.read(&[1]).conditioning, [-8.0]);
+    }
+
+    #[test]
+    fn operators_have_no_conditioning() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("block1.attention.act");
+        let batch = Activations { input: vec![0.5, 1.0], output: vec![1.5, 2.0], conditioning: Vec::new() };
+        let mut writer = CacheWriter::create(&path, Widths { tokens: 2, conditioning: 0 }).unwrap();
+        writer.append(&batch).unwrap();
+        writer.finish().unwrap();
+        assert_eq!(Cache::open(&path).unwrap().read(&[0]), batch);
     }
 
     #[test]

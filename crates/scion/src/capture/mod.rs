@@ -1,4 +1,4 @@
-//! Operator inputs and outputs of the teacher, at noised images with their own timesteps and labels.
+//! Inputs and outputs of the teacher's operators and blocks, at noised images with their own timesteps and labels.
 //!
 //! The published extractor feeds clean latents and swaps timesteps with labels; here the teacher sees
 //! exactly what it sees in training.
@@ -11,23 +11,21 @@ use burn::Tensor;
 use burn::tensor::{Device, TensorData};
 use rayon::prelude::*;
 
-pub use cache::{Cache, CacheWriter};
+pub use cache::{Cache, CacheWriter, Widths};
 
 use crate::diffusion::{NoiseStream, Purpose, Schedule, q_sample};
 use crate::error::Result;
-use crate::model::{Dit, DitConfig};
-use crate::operator::Slot;
+use crate::model::{Dit, DitConfig, Seen, Site};
 
-/// A place in the model.
-pub type Site = (usize, Slot);
-
-/// One operator's input and output for a batch, each [N, T, D] row-major.
-#[derive(Clone, Debug, PartialEq)]
+/// What the teacher did at one site for a batch, row-major.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Activations {
-    /// After modulation, before the operator.
+    /// [N, T, D]: of an operator, after modulation; of a pair, the tokens before its first block.
     pub input: Vec<f32>,
-    /// After the operator, before the gate.
+    /// [N, T, D]: of an operator, before the gate; of a pair, the tokens after its second block.
     pub output: Vec<f32>,
+    /// [N, D]: SiLU(t + y), which a pair's blocks need; empty for an operator.
+    pub conditioning: Vec<f32>,
 }
 
 /// Images with noise at random timesteps, as the model sees them.
@@ -90,7 +88,7 @@ impl NoisedBatch {
     }
 }
 
-/// Runs the teacher once and returns the activations at the given sites.
+/// Runs the teacher once and returns the activations at the given sites; at a pair, its blocks still follow one another.
 pub fn capture(
     teacher: &Dit,
     sizes: &DitConfig,
@@ -99,12 +97,28 @@ pub fn capture(
 ) -> BTreeMap<Site, Activations> {
     let mut found = BTreeMap::new();
     let x = batch.tensor(sizes, &teacher.device());
-    teacher.forward_tapped(x, &batch.times(), &batch.labels, &mut |block, slot, input, output| {
-        if sites.contains(&(block, slot)) {
-            let values =
-                |t: &Tensor<3>| t.clone().into_data().try_into_vec().expect("the model computes in f32");
-            found.insert((block, slot), Activations { input: values(input), output: values(output) });
+    teacher.forward_tapped(x, &batch.times(), &batch.labels, &mut |seen| match seen {
+        Seen::Operator { block, slot, input, output } => {
+            let site = Site::Operator(block, slot);
+            if sites.contains(&site) {
+                let (input, output) = (values(input), values(output));
+                found.insert(site, Activations { input, output, ..Activations::default() });
+            }
+        }
+        Seen::Tokens { before, tokens, conditioning } => {
+            let (begins, ends) = (Site::Pair(before), before.checked_sub(2).map(Site::Pair));
+            if sites.contains(&begins) {
+                let (input, conditioning) = (values(tokens), values(conditioning));
+                found.insert(begins, Activations { input, conditioning, ..Activations::default() });
+            }
+            if let Some(pair) = ends.and_then(|site| found.get_mut(&site)) {
+                pair.output = values(tokens);
+            }
         }
     });
     found
+}
+
+fn values<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
+    tensor.clone().into_data().try_into_vec().expect("the model computes in f32")
 }

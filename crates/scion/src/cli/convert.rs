@@ -64,6 +64,12 @@ pub fn convert(arguments: &ConvertArguments) -> Result<()> {
     };
     with_checkpoint(&arguments.input, |file| {
         let (model, architecture) = read(arguments, file)?;
+        if !architecture.pairs.is_empty() && arguments.layout != LayoutChoice::Scion {
+            return Err(Error::Usage(format!(
+                "{}: only Scion's own layout has a place for blocks that run side by side; use --layout scion",
+                arguments.input
+            )));
+        }
         let grafted = !architecture.grafts.is_empty();
         if grafted && arguments.layout == LayoutChoice::Diffusers {
             return Err(Error::Usage(

@@ -64,5 +64,8 @@ fn describe(architecture: &Architecture) -> Result<()> {
     for graft in &architecture.grafts {
         say!("graft:      block {} {}: {}", graft.block, graft.slot.name(), graft.operator.name());
     }
+    for [first, second] in &architecture.pairs {
+        say!("pair:       blocks {first} and {second} run side by side");
+    }
     Ok(())
 }

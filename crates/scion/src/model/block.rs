@@ -10,8 +10,33 @@ use crate::operator::{Init, Linear, Operator, OperatorConfig, Scheme, Slot};
 /// LayerNorm's epsilon in DiT.
 pub(super) const EPS: f32 = 1e-6;
 
-/// Sees an operator's input (after modulation) and output (before the gate) while a model runs.
-pub type Tap<'a> = dyn FnMut(usize, Slot, &Tensor<3>, &Tensor<3>) + 'a;
+/// What a tap sees while a model runs.
+#[derive(Debug)]
+pub enum Seen<'a> {
+    /// An operator's input (after modulation) and output (before the gate), each [N, T, D].
+    Operator {
+        /// Index of the block.
+        block: usize,
+        /// The operator's slot.
+        slot: Slot,
+        /// What it gets.
+        input: &'a Tensor<3>,
+        /// What it gives.
+        output: &'a Tensor<3>,
+    },
+    /// The tokens between two layers.
+    Tokens {
+        /// Index of the block that comes next, or the number of blocks after the last.
+        before: usize,
+        /// [N, T, D]
+        tokens: &'a Tensor<3>,
+        /// SiLU(t + y), [N, D].
+        conditioning: &'a Tensor<2>,
+    },
+}
+
+/// Looks on while a model runs.
+pub type Tap<'a> = dyn FnMut(Seen<'_>) + 'a;
 
 /// A transformer block with adaLN-Zero conditioning and two replaceable operators.
 #[derive(Module, Debug)]
@@ -68,7 +93,7 @@ impl Block {
         for (slot, shift) in [(Slot::Attention, 0), (Slot::Mlp, 3)] {
             let input = modulated_norm(x.clone(), modulation.clone(), shift, shift + 1, EPS);
             let output = self.operator(slot).forward(input.clone());
-            tap(index, slot, &input, &output);
+            tap(Seen::Operator { block: index, slot, input: &input, output: &output });
             x = gated_residual(x, output, modulation.clone(), shift + 2);
         }
         x

@@ -1,6 +1,6 @@
-//! Activation checkpointing: a forward pass that keeps the tokens before each block and nothing from inside, and a
-//! backward pass that runs each block again. Memory is one block's activations and the tokens before each; time is one
-//! forward pass more.
+//! Activation checkpointing: a forward pass that keeps the tokens before each layer (a block, or two side by side) and
+//! nothing from inside, and a backward pass that runs each layer again. Memory is one layer's activations and the tokens
+//! before each; time is one forward pass more.
 
 use burn::Tensor;
 use burn::module::Module;
@@ -14,9 +14,9 @@ pub struct Checkpointed<'a> {
     model: &'a Dit,
     /// The first tokens and the conditioning, with the way to the embedders' parameters.
     embedded: (Tensor<3>, Tensor<2>),
-    /// The tokens before each block, without gradients.
+    /// The tokens before each layer, without gradients.
     inputs: Vec<Tensor<3>>,
-    /// The tokens after the last block and the conditioning, where the parts' gradients end.
+    /// The tokens after the last layer and the conditioning, where the parts' gradients end.
     leaves: (Tensor<3>, Tensor<2>),
     out: Tensor<4>,
 }
@@ -27,9 +27,9 @@ impl<'a> Checkpointed<'a> {
         let embedded = model.embed(x, t, y);
         let (mut tokens, c) = (embedded.0.clone().inner(), embedded.1.clone().inner());
         let mut inputs = Vec::with_capacity(model.blocks().len());
-        for (index, block) in model.blocks().iter().enumerate() {
+        for layer in model.valid().layers() {
             inputs.push(tokens.clone());
-            tokens = block.valid().forward(index, tokens, &c, &mut |_, _, _, _| {});
+            tokens = layer.forward(tokens, &c, &mut |_| {});
         }
         let leaves = (leaf(tokens), leaf(c));
         let out = model.head(leaves.0.clone(), leaves.1.clone());
@@ -41,17 +41,17 @@ impl<'a> Checkpointed<'a> {
         &self.out
     }
 
-    /// Gradients of a loss whose gradient by the output is `slope`: `see` gets those of the last layer, of every block
-    /// from the last to the first, and of the embedders. Every parameter is in one of them.
+    /// Gradients of a loss whose gradient by the output is `slope`: `see` gets those of the final layer, of every block
+    /// (or pair) from the last to the first, and of the embedders. Every parameter is in one of them.
     pub fn backward(self, slope: Vec<f32>, mut see: impl FnMut(Gradients)) {
         let (mut tokens, c) = self.leaves;
         let mut gradients = backward(self.out, slope);
         let mut d_tokens = taken(&tokens, &mut gradients);
         let mut d_c = taken(&c, &mut gradients);
         see(gradients);
-        for (index, (block, input)) in self.model.blocks().iter().zip(self.inputs).enumerate().rev() {
+        for (layer, input) in self.model.layers().into_iter().zip(self.inputs).rev() {
             tokens = leaf(input);
-            let out = block.forward(index, tokens.clone(), &c, &mut |_, _, _, _| {});
+            let out = layer.forward(tokens.clone(), &c, &mut |_| {});
             let mut gradients = backward(out, with_values(&d_tokens, <[f32]>::to_vec));
             d_tokens = taken(&tokens, &mut gradients);
             d_c = d_c + taken(&c, &mut gradients);

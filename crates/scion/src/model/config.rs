@@ -155,21 +155,24 @@ pub struct Replacement {
     pub operator: OperatorConfig,
 }
 
-/// A model's sizes and what was grafted into it: all that is needed to build it.
+/// A model's sizes and what was edited in it: all that is needed to build it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Architecture {
-    /// Sizes of the original model.
+    /// Sizes of the model.
     pub dit: DitConfig,
     /// Replaced operators, ordered by block and slot.
     #[serde(default)]
     pub grafts: Vec<Replacement>,
+    /// Consecutive blocks that run side by side, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pairs: Vec<[usize; 2]>,
 }
 
 impl Architecture {
     /// The untouched model.
     pub fn native(dit: DitConfig) -> Self {
-        Self { dit, grafts: Vec::new() }
+        Self { dit, grafts: Vec::new(), pairs: Vec::new() }
     }
 
     /// The same sizes with these replacements, after checking each.
@@ -201,7 +204,32 @@ impl Architecture {
                 return Err(Error::Plan(format!("{slot} of block {block} is grafted twice")));
             }
         }
-        Ok(Self { dit: self.dit.clone(), grafts })
+        Ok(Self { grafts, ..self.clone() })
+    }
+
+    /// The same model with these blocks side by side, and no others.
+    ///
+    /// # Errors
+    /// When a pair's blocks do not follow one another or do not exist, or a block is in two pairs.
+    pub fn with_pairs(&self, mut pairs: Vec<[usize; 2]>) -> Result<Self> {
+        pairs.sort_unstable();
+        for &[first, second] in &pairs {
+            if first.checked_add(1) != Some(second) {
+                return Err(Error::Plan(format!(
+                    "blocks {first} and {second} cannot run side by side: a pair is two consecutive blocks, such as [0, 1]"
+                )));
+            }
+            if second >= self.dit.depth {
+                let (depth, last) = (self.dit.depth, self.dit.depth - 1);
+                return Err(Error::Plan(format!(
+                    "blocks {first} and {second} cannot be a pair: the model has {depth} blocks, 0 to {last}"
+                )));
+            }
+        }
+        if let Some(meeting) = pairs.windows(2).find(|w| w[0][1] >= w[1][0]) {
+            return Err(Error::Plan(format!("block {} is in two pairs", meeting[1][0])));
+        }
+        Ok(Self { pairs, ..self.clone() })
     }
 
     /// The operator in a slot.
@@ -222,8 +250,20 @@ impl Architecture {
         let time = 256 * d + d + d * d + d;
         let labels = (self.dit.num_classes + usize::from(self.dit.null_class)) * d;
         let last = 2 * d * d + 2 * d + (d + 1) * patch_values * self.dit.out_channels();
-        let blocks: usize = self.each_operator().map(|o| o.parameters(d)).sum();
-        embed + time + labels + last + blocks + self.dit.depth * (6 * d * d + 6 * d)
+        let blocks: usize = (0..self.dit.depth).map(|block| self.block_parameters(block)).sum();
+        embed + time + labels + last + blocks + self.pairs.len() * self.merge_parameters()
+    }
+
+    /// Number of parameters of a block: its operators and their modulation.
+    pub fn block_parameters(&self, block: usize) -> usize {
+        let d = self.dit.hidden;
+        let operators: usize = Slot::ALL.iter().map(|&slot| self.operator(block, slot).parameters(d)).sum();
+        operators + 6 * d * d + 6 * d
+    }
+
+    /// Number of parameters of a pair's merge.
+    pub fn merge_parameters(&self) -> usize {
+        2 * self.dit.hidden * self.dit.hidden + self.dit.hidden
     }
 
     /// Floating-point operations of one forward pass for one image, counted as [`OperatorConfig::flops`] does;
@@ -232,10 +272,23 @@ impl Architecture {
         let DitConfig { hidden: d, patch, in_channels, .. } = self.dit;
         let tokens = self.dit.tokens();
         let embed = 2 * tokens * d * in_channels * patch * patch;
-        let conditioning = 2 * (256 * d + d * d) + 2 * d * (6 * d * self.dit.depth + 2 * d);
+        let conditioning = 2 * (256 * d + d * d) + 2 * d * 2 * d;
         let last = 2 * tokens * d * patch * patch * self.dit.out_channels();
-        let blocks: usize = self.each_operator().map(|o| o.flops(d, tokens).total()).sum();
-        embed + conditioning + last + blocks
+        let blocks: usize = (0..self.dit.depth).map(|block| self.block_flops(block)).sum();
+        embed + conditioning + last + blocks + self.pairs.len() * self.merge_flops()
+    }
+
+    /// Multiply-adds ×2 of a block for one image: its operators and their modulation.
+    pub fn block_flops(&self, block: usize) -> usize {
+        let (d, tokens) = (self.dit.hidden, self.dit.tokens());
+        let operators: usize =
+            Slot::ALL.iter().map(|&slot| self.operator(block, slot).flops(d, tokens).total()).sum();
+        operators + 2 * d * 6 * d
+    }
+
+    /// Multiply-adds ×2 of a pair's merge for one image.
+    pub fn merge_flops(&self) -> usize {
+        2 * self.dit.tokens() * 2 * self.dit.hidden * self.dit.hidden
     }
 
     /// Cost of every operator in a slot kind, over all blocks.
@@ -244,10 +297,6 @@ impl Architecture {
             Flops::default(),
             |a, b| Flops { operator: a.operator + b.operator, features: a.features + b.features },
         )
-    }
-
-    fn each_operator(&self) -> impl Iterator<Item = OperatorConfig> + '_ {
-        (0..self.dit.depth).flat_map(|block| Slot::ALL.map(|slot| self.operator(block, slot)))
     }
 }
 
@@ -306,5 +355,39 @@ mod tests {
         assert!(model.with_grafts(vec![far]).unwrap_err().to_string().contains("12 blocks"));
         let wrong = Replacement { slot: Slot::Attention, ..mlp };
         assert!(model.with_grafts(vec![wrong]).is_err());
+    }
+
+    #[test]
+    fn pairs_add_the_published_parameters() {
+        let model = Architecture::native(DitConfig::preset("dit-xl-2-256").unwrap());
+        let pairs = (0..14).map(|j| [2 * j, 2 * j + 1]).collect();
+        let wide = model.with_pairs(pairs).unwrap();
+        // The published count holds the position table, ours does not.
+        assert_eq!(wide.parameters(), 712_304_672 - 256 * 1152);
+        assert_eq!(wide.flops() - model.flops(), 14 * 2 * 256 * 2304 * 1152);
+    }
+
+    #[test]
+    fn impossible_pairs_are_refused() {
+        let model = Architecture::native(DitConfig::preset("dit-s-2-256").unwrap());
+        let refused = |pairs: &[[usize; 2]]| model.with_pairs(pairs.to_vec()).unwrap_err().to_string();
+        assert!(refused(&[[0, 2]]).contains("consecutive"));
+        assert!(refused(&[[3, 2]]).contains("consecutive"));
+        assert!(refused(&[[11, 12]]).contains("12 blocks, 0 to 11"));
+        assert!(refused(&[[4, 5], [3, 4]]).contains("block 4 is in two pairs"));
+        assert!(refused(&[[4, 5], [4, 5]]).contains("block 4 is in two pairs"));
+    }
+
+    #[test]
+    fn headers_from_before_pairs_are_read() {
+        let model = Architecture::native(DitConfig::preset("dit-s-2-256").unwrap());
+        let text = serde_json::to_string(&model).unwrap();
+        assert!(!text.contains("pairs"), "older programs refuse fields that they do not know");
+        assert_eq!(serde_json::from_str::<Architecture>(&text).unwrap(), model);
+        let paired = model.with_pairs(vec![[2, 3]]).unwrap();
+        let text = serde_json::to_string(&paired).unwrap();
+        assert_eq!(serde_json::from_str::<Architecture>(&text).unwrap(), paired);
+        let unknown = text.replace("\"pairs\"", "\"triples\"");
+        assert!(serde_json::from_str::<Architecture>(&unknown).unwrap_err().to_string().contains("triples"));
     }
 }

@@ -4,14 +4,15 @@ use burn::tensor::activation::silu;
 use burn::tensor::{Device, TensorData};
 use scion_kernels::norm::modulated_norm;
 
-use super::block::{Block, EPS, Tap};
+use super::block::{Block, EPS, Seen, Tap};
 use super::config::{Architecture, DitConfig};
 use super::embed::{LabelEmbedder, PatchEmbed, TimestepEmbedder};
+use super::pair::Layer;
 use crate::error::Result;
 use crate::operator::{Init, Linear, Scheme};
 use crate::positions::sincos_positions;
 
-/// A diffusion transformer, its operators as the architecture says.
+/// A diffusion transformer, its operators and pairs as the architecture says.
 #[derive(Module, Debug)]
 pub struct Dit {
     x_embedder: PatchEmbed,
@@ -19,7 +20,11 @@ pub struct Dit {
     y_embedder: LabelEmbedder,
     pos_embed: Param<Tensor<2>>,
     blocks: Vec<Block>,
+    /// One a pair, in the pairs' order.
+    merges: Vec<Linear>,
     final_layer: FinalLayer,
+    /// First blocks of the pairs, ascending.
+    pairs: Vec<usize>,
     input_size: usize,
     patch: usize,
     out_channels: usize,
@@ -49,6 +54,8 @@ impl Dit {
         let y_embedder =
             LabelEmbedder::new(config.num_classes + usize::from(config.null_class), hidden, init);
         let blocks = (0..config.depth).map(|i| Block::new(architecture, i, init)).collect::<Result<_>>()?;
+        let pairs: Vec<usize> = architecture.pairs.iter().map(|pair| pair[0]).collect();
+        let merges = pairs.iter().map(|_| Linear::new(2 * hidden, hidden, Scheme::Torch, init)).collect();
         let out_channels = config.out_channels();
         let final_layer = FinalLayer {
             ada_ln: Linear::new(hidden, 2 * hidden, Scheme::Zero, init),
@@ -61,7 +68,9 @@ impl Dit {
             y_embedder,
             pos_embed,
             blocks,
+            merges,
             final_layer,
+            pairs,
             input_size,
             patch,
             out_channels,
@@ -83,30 +92,64 @@ impl Dit {
         &mut self.blocks
     }
 
+    /// The merge of the pair that begins with block `first`.
+    pub(super) fn merge(&self, first: usize) -> &Linear {
+        &self.merges[self.place_of_pair(first)]
+    }
+
+    /// The merge of the pair that begins with block `first`, for replacing it.
+    pub(super) fn merge_mut(&mut self, first: usize) -> &mut Linear {
+        let place = self.place_of_pair(first);
+        &mut self.merges[place]
+    }
+
+    fn place_of_pair(&self, first: usize) -> usize {
+        self.pairs.binary_search(&first).expect("the architecture has this pair")
+    }
+
+    /// What runs one after the other.
+    pub(super) fn layers(&self) -> Vec<Layer<'_>> {
+        let (mut layers, mut index) = (Vec::new(), 0);
+        while index < self.blocks.len() {
+            let layer = match self.pairs.binary_search(&index) {
+                Ok(place) => {
+                    let pair = [&self.blocks[index], &self.blocks[index + 1]];
+                    Layer::Pair(index, pair, &self.merges[place])
+                }
+                Err(_) => Layer::Block(index, &self.blocks[index]),
+            };
+            index += if matches!(layer, Layer::Pair(..)) { 2 } else { 1 };
+            layers.push(layer);
+        }
+        layers
+    }
+
     /// Predicted noise and variance values.
     ///
     /// Shapes: `x` [N, C, H, W], `t` N original timesteps, `y` N labels → [N, C_out, H, W].
     pub fn forward(&self, x: Tensor<4>, t: &[f32], y: &[usize]) -> Tensor<4> {
-        self.forward_tapped(x, t, y, &mut |_, _, _, _| {})
+        self.forward_tapped(x, t, y, &mut |_| {})
     }
 
-    /// [`Dit::forward`], showing every operator's input and output to `tap`.
+    /// [`Dit::forward`], showing every operator's input and output, and the tokens between layers, to `tap`.
     pub fn forward_tapped(&self, x: Tensor<4>, t: &[f32], y: &[usize], tap: &mut Tap) -> Tensor<4> {
         let (mut tokens, c) = self.embed(x, t, y);
-        for (index, block) in self.blocks.iter().enumerate() {
-            tokens = block.forward(index, tokens, &c, tap);
+        for layer in self.layers() {
+            tap(Seen::Tokens { before: layer.index(), tokens: &tokens, conditioning: &c });
+            tokens = layer.forward(tokens, &c, tap);
         }
+        tap(Seen::Tokens { before: self.blocks.len(), tokens: &tokens, conditioning: &c });
         self.head(tokens, c)
     }
 
     /// Tokens [N, T, D] and conditioning [N, D] before the first block.
-    pub(super) fn embed(&self, x: Tensor<4>, t: &[f32], y: &[usize]) -> (Tensor<3>, Tensor<2>) {
+    pub(crate) fn embed(&self, x: Tensor<4>, t: &[f32], y: &[usize]) -> (Tensor<3>, Tensor<2>) {
         let tokens = self.x_embedder.forward(x) + self.pos_embed.val().unsqueeze();
         (tokens, silu(self.t_embedder.forward(t) + self.y_embedder.forward(y)))
     }
 
     /// From the tokens after the last block and the conditioning to [N, C_out, H, W].
-    pub(super) fn head(&self, tokens: Tensor<3>, c: Tensor<2>) -> Tensor<4> {
+    pub(crate) fn head(&self, tokens: Tensor<3>, c: Tensor<2>) -> Tensor<4> {
         let modulation = self.final_layer.ada_ln.forward(c);
         let patches = self.final_layer.linear.forward(modulated_norm(tokens, modulation, 0, 1, EPS));
         self.unpatchify(patches)
@@ -124,7 +167,7 @@ impl Dit {
 
     /// [`Dit::forward`] from and to plain values, row-major.
     pub fn predict(&self, x: &[f32], t: &[f32], y: &[usize]) -> Vec<f32> {
-        self.predict_tapped(x, t, y, &mut |_, _, _, _| {})
+        self.predict_tapped(x, t, y, &mut |_| {})
     }
 
     /// [`Dit::predict`], showing every operator's input and output to `tap`.

@@ -63,8 +63,9 @@ pub fn architecture_of(file: &Checkpoint, heads: Option<usize>) -> Result<Archit
                 told.dit.heads
             )));
         }
-        let checked = told.dit.check().and_then(|()| Architecture::native(told.dit).with_grafts(told.grafts));
-        return checked.map_err(|e| damaged(e.to_string()));
+        let Architecture { dit, grafts, pairs } = told;
+        let edited = |()| Architecture::native(dit.clone()).with_grafts(grafts)?.with_pairs(pairs);
+        return dit.check().and_then(edited).map_err(|e| damaged(e.to_string()));
     }
     let shape = file.infer_dit()?;
     let heads = heads.or(shape.heads).ok_or_else(|| {

@@ -1,7 +1,7 @@
 //! What stands in a checkpoint, told by the file and a recipe together. Files of the original layout hold no
 //! architecture: where they were grafted, the recipe's `[[graft]]` entries say with what.
 
-use super::{entries, graft};
+use super::{Plan, entries};
 use crate::checkpoint::{Checkpoint, Layout, check_names};
 use crate::config::{GraftConfig, ModelConfig, Recipe};
 use crate::error::{Error, Result};
@@ -36,6 +36,7 @@ pub fn grafted_architecture(
             file.path().display()
         )));
     }
+    refuse_restructures(recipe)?;
     let sizes = recipe.model.named_sizes()?;
     let mut native = read(file, heads.or(recipe.model.heads), sizes.as_ref())?;
     let taken = entries(&recipe.grafts, native.dit.depth)?;
@@ -45,9 +46,24 @@ pub fn grafted_architecture(
     let told = sizes.as_ref().map_or(4.0, |sizes| sizes.mlp_ratio);
     native.dit.mlp_ratio = stored.unwrap_or(told);
     check_sizes(file, &native.dit, sizes.as_ref())?;
-    let grafted = graft(&native, &recipe.grafts)?;
+    let grafted = Plan::new(&native, &recipe.grafts, &[])?.after;
     check_operators(file, &grafted, &recipe.grafts)?;
     Ok(grafted)
+}
+
+/// Refuses a recipe that does more than graft, where it is to describe files of the published code.
+///
+/// # Errors
+/// When the recipe has a `[[restructure]]` entry.
+pub fn refuse_restructures(recipe: &Recipe) -> Result<()> {
+    if recipe.restructures.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Usage(
+        "the recipe has [[restructure]] entries, of which files of the original layout tell nothing; expected [[graft]] \
+         entries alone"
+            .into(),
+    ))
 }
 
 /// The file's architecture, with the head count of `sizes` where nothing better tells it.

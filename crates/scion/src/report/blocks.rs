@@ -5,6 +5,7 @@ use std::fmt::{self, Write};
 
 use super::number::{self, Text};
 use super::results::{BlockResult, SlotResult};
+use crate::plan::Restructure;
 
 /// Columns in one row of the drawing.
 const PER_ROW: usize = 14;
@@ -90,7 +91,11 @@ fn draw_block(
     (x, y): (f64, f64),
     largest: u64,
 ) -> fmt::Result {
-    let class = if block.restructure.is_some() { "block changed" } else { "block" };
+    let class = match block.restructure {
+        None => "block",
+        Some(Restructure::ParallelWith(_)) => "block changed",
+        Some(Restructure::Dropped) => "block changed gone",
+    };
     let height = 2.0 * SLOT + 12.0;
     write!(out, "<g class=\"{class}\">")?;
     write!(
@@ -100,14 +105,15 @@ fn draw_block(
         y + SLOTS_TOP - 4.0,
         COLUMN + 8.0
     )?;
-    let edit = block.restructure.as_deref().unwrap_or("not restructured");
-    write!(out, "<title>Block {}: {}</title></rect>", block.block, Text(edit))?;
+    let edit = block.restructure.map_or_else(|| "not restructured".into(), |edit| edit.to_string());
+    write!(out, "<title>Block {}: {edit}</title></rect>", block.block)?;
     let middle = x + COLUMN / 2.0;
     write!(out, "<text class=\"index mid\" x=\"{middle}\" y=\"{}\">{}</text>", y + 15.0, block.block)?;
     for (name, slot, top) in
         [("attention", &block.attention, y + SLOTS_TOP), ("MLP", &block.mlp, y + SLOTS_TOP + SLOT + 4.0)]
     {
-        draw_slot(out, (x, top), slot, operators, &format!("Block {}, {name}", block.block))?;
+        let fate = if block.restructure == Some(Restructure::Dropped) { "dropped" } else { "kept" };
+        draw_slot(out, (x, top), slot, operators, (&format!("Block {}, {name}", block.block), fate))?;
     }
     draw_flops(out, block, (x, y + BARS_TOP), largest)?;
     out.push_str("</g>");
@@ -119,7 +125,7 @@ fn draw_slot(
     (x, y): (f64, f64),
     slot: &SlotResult,
     operators: &[&str],
-    place: &str,
+    (place, fate): (&str, &str),
 ) -> fmt::Result {
     let colour = operators.iter().position(|o| slot.replaced && *o == slot.operator);
     let paint = colour.map(|c| format!(" new\" data-c=\"{}", c % 6)).unwrap_or_default();
@@ -127,7 +133,7 @@ fn draw_slot(
     if slot.replaced {
         write!(out, "{} → {}", Text(&slot.original), Text(&slot.operator))?;
     } else {
-        write!(out, "{}, kept", Text(&slot.operator))?;
+        write!(out, "{}, {fate}", Text(&slot.operator))?;
     }
     write!(out, "\nparameters {}", before_after(slot.params_before, slot.params_after))?;
     write!(out, "\nFLOPs {}</title>", before_after(slot.flops_before, slot.flops_after))?;
@@ -182,8 +188,11 @@ fn legend(out: &mut String, blocks: &[BlockResult], operators: &[&str]) -> fmt::
         write!(out, "<span><i class=\"swatch\" data-c=\"{}\"></i>{} × {n}</span>", i % 6, Text(name))?;
     }
     out.push_str("<span><i class=\"swatch kept\"></i>kept</span>");
-    if blocks.iter().any(|b| b.restructure.is_some()) {
-        out.push_str("<span><i class=\"swatch dashed\"></i>restructured</span>");
+    if blocks.iter().any(|b| matches!(b.restructure, Some(Restructure::ParallelWith(_)))) {
+        out.push_str("<span><i class=\"swatch dashed\"></i>in parallel with its neighbour</span>");
+    }
+    if blocks.iter().any(|b| b.restructure == Some(Restructure::Dropped)) {
+        out.push_str("<span><i class=\"swatch dashed gone\"></i>dropped</span>");
     }
     out.push_str(
         "<span class=\"hint\">bars: FLOPs of the block’s operators, outline before, filled after</span></p>",
@@ -199,13 +208,15 @@ mod tests {
     #[test]
     fn replaced_slots_are_coloured_and_named() {
         let mut blocks = sample_results().blocks;
-        blocks[1].restructure = Some("parallel with <block 0>".into());
+        blocks[0].restructure = Some(Restructure::Dropped);
+        blocks[1].restructure = Some(Restructure::ParallelWith(2));
         let mut html = String::new();
         drawing(&mut html, &blocks).unwrap();
         assert_eq!(html.matches("slot new").count(), 1);
         assert!(html.contains("attention → sliding-window"));
         assert!(html.contains("sliding-window × 1"));
-        assert!(html.contains("parallel with &lt;block 0&gt;"));
+        assert!(html.contains("Block 1: in parallel with block 2") && html.contains("in parallel with its"));
+        assert!(html.contains("Block 0, attention\nattention, dropped") && html.contains("</i>dropped"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use super::number;
 use super::results::{BlockResult, Estimate, ModelName, ModelResult, Results, SlotResult};
+use crate::plan::Restructure;
 
 /// Half-width of a 95 % interval in standard errors.
 const Z95: f64 = 1.96;
@@ -63,14 +64,25 @@ fn edit(blocks: &[BlockResult]) -> String {
     let attention = blocks.iter().map(|b| &b.attention).filter(|s| s.replaced);
     let mlp = blocks.iter().map(|b| &b.mlp).filter(|s| s.replaced);
     let edits = [replacement("attention", attention, total), replacement("MLP", mlp, total)];
-    let phrases: Vec<String> = edits.into_iter().flatten().collect();
-    let restructured = blocks.iter().filter(|b| b.restructure.is_some()).count();
-    match (phrases.is_empty(), restructured) {
-        (true, 0) => "The edit of this run".into(),
-        (true, n) => format!("Restructuring {}", share(n, total)),
-        (false, 0) => format!("Replacing {}", join(&phrases)),
-        (false, n) => format!("Replacing {} and restructuring {}", join(&phrases), share(n, total)),
+    let replaced: Vec<String> = edits.into_iter().flatten().collect();
+    let count = |wanted: fn(Restructure) -> bool| {
+        blocks.iter().filter_map(|b| b.restructure).filter(|r| wanted(*r)).count()
+    };
+    let (dropped, parallel) =
+        (count(|r| r == Restructure::Dropped), count(|r| matches!(r, Restructure::ParallelWith(_))));
+    let mut phrases = Vec::new();
+    if !replaced.is_empty() {
+        phrases.push(format!("replacing {}", join(&replaced)));
     }
+    if dropped > 0 {
+        phrases.push(format!("dropping {}", share(dropped, total)));
+    }
+    if parallel > 0 {
+        phrases.push(format!("running {} in parallel pairs", share(parallel, total)));
+    }
+    let sentence = if phrases.is_empty() { "the edit of this run".into() } else { join(&phrases) };
+    let (first, rest) = sentence.split_at(1);
+    first.to_uppercase() + rest
 }
 
 /// What replaced one kind of slot and where; `None` when nothing did.
@@ -313,6 +325,15 @@ mod tests {
         results.blocks[0].attention = SlotResult { operator: "hyena-x".into(), ..replaced };
         let both = "Replacing attention in all 2 blocks (hyena-x in 1, sliding-window in 1) worsens";
         assert!(headline(&results).starts_with(both), "{}", headline(&results));
+        results.blocks[0].restructure = Some(Restructure::Dropped);
+        results.blocks[0].attention.replaced = false;
+        let text = headline(&results);
+        let both =
+            "Replacing attention with sliding-window in 1 of 2 blocks and dropping 1 of 2 blocks worsens";
+        assert!(text.starts_with(both), "{text}");
+        results.blocks.iter_mut().for_each(|b| b.restructure = Some(Restructure::ParallelWith(1 - b.block)));
+        results.blocks[1].attention.replaced = false;
+        assert!(headline(&results).starts_with("Running all 2 blocks in parallel pairs worsens"));
         results.models.clear();
         assert!(headline(&results).contains("no grafted model has been measured"));
     }

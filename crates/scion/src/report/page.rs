@@ -33,7 +33,7 @@ pub(super) fn document(out: &mut String, report: &Report) -> fmt::Result {
     section(out, "Why these blocks", &locality_note(results), |out| locality_chart(out, results))?;
     section(out, "Samples", &samples_note(report), |out| grids(out, report.grids))?;
     section(out, "Quality and cost", &table_note(results), |out| models(out, results))?;
-    section(out, "Stage 1, operator by operator", STAGE1_NOTE, |out| stage1(out, results))?;
+    section(out, "Stage 1, part by part", &stage1_note(results), |out| stage1(out, results))?;
     section(out, "Training", "", |out| curves(out, report))?;
     section(out, "Time and memory", "", |out| timing(out, results))?;
     section(out, "Repeating this run", REPEAT_NOTE, |out| reproduce(out, report))?;
@@ -190,10 +190,29 @@ fn models(out: &mut String, results: &Results) -> fmt::Result {
     Ok(())
 }
 
-const STAGE1_NOTE: &str = "Each new operator learns alone to give the output of the one it replaces. \
-    “Remaining” is the best validation loss as a share of the first.";
+fn stage1_note(results: &Results) -> String {
+    let mut note = String::new();
+    if results.stage1.iter().any(|row| row.second.is_none()) {
+        note.push_str("Each new operator learns alone to give the output of the one it replaces. ");
+    }
+    if results.stage1.iter().any(|row| row.second.is_some()) {
+        note.push_str(
+            "Each pair of blocks, with its merge, learns alone to give the tokens that its two blocks gave one after the \
+             other. ",
+        );
+    }
+    if !results.stage1.is_empty() {
+        note.push_str("“Remaining” is the best validation loss as a share of the first.");
+    }
+    note
+}
 
 fn stage1(out: &mut String, results: &Results) -> fmt::Result {
+    if results.stage1_left_out {
+        out.push_str(
+            "<p>There was nothing to train: this edit brings no new parameters. Stage 2 began with the untrained model.</p>",
+        );
+    }
     if results.stage1.is_empty() { Ok(()) } else { tables::stage1(out, &results.stage1) }
 }
 

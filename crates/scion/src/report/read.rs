@@ -11,12 +11,13 @@ use crate::error::{Error, Result};
 
 const PNG_SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
 
-/// One line of `metrics.jsonl`. Stage 1 logs per operator; other stages log one line a step. A value
+/// One line of `metrics.jsonl`. Stage 1 logs per operator or pair; other stages log one line a step. A value
 /// that was not finite is `null`.
 #[derive(Debug, Deserialize)]
 struct Line {
     stage: String,
     block: Option<usize>,
+    second: Option<usize>,
     slot: Option<String>,
     step: Option<f64>,
     epoch: Option<f64>,
@@ -82,7 +83,7 @@ impl Points {
     }
 }
 
-/// One chart per slot and loss, one series per block.
+/// One chart per slot (or for pairs) and loss, one series per block (or pair).
 fn stage1_curves(lines: &[Line]) -> Vec<Curve> {
     let lines: Vec<&Line> = lines.iter().filter(|l| l.stage == "stage1").collect();
     let mut slots: Vec<&str> = lines.iter().filter_map(|l| l.slot.as_deref()).collect();
@@ -96,12 +97,18 @@ fn stage1_curves(lines: &[Line]) -> Vec<Curve> {
             let measured = || of_slot.iter().filter(|l| loss(l).is_some());
             // Validation happens once an epoch, training many times: each on the axis it was logged by.
             let by_epoch = name == "validation loss" && measured().all(|l| l.epoch.is_some());
-            let mut blocks: BTreeMap<usize, Points> = BTreeMap::new();
+            let mut blocks: BTreeMap<(usize, Option<usize>), Points> = BTreeMap::new();
             for line in measured() {
                 let x = if by_epoch { line.epoch } else { line.step.or(line.epoch) };
-                blocks.entry(line.block.unwrap_or(0)).or_default().add(x, loss(line));
+                blocks.entry((line.block.unwrap_or(0), line.second)).or_default().add(x, loss(line));
             }
-            let series = blocks.into_iter().filter_map(|(b, p)| p.series(format!("block {b}"))).collect();
+            let series = blocks.into_iter().filter_map(|(blocks, points)| {
+                points.series(match blocks {
+                    (block, None) => format!("block {block}"),
+                    (first, Some(second)) => format!("blocks {first} and {second}"),
+                })
+            });
+            let series = series.collect();
             let x_label = if by_epoch { "epoch" } else { "step" };
             curves.push(curve(format!("Stage 1, {slot}: {name}"), x_label, "loss", series));
         }
@@ -213,6 +220,7 @@ mod tests {
     fn lines_become_curves_per_slot_and_metric() {
         let text = r#"{"stage":"stage1","block":1,"slot":"attention","step":10,"epoch":1,"loss":0.9,"val_loss":0.8}
 {"stage":"stage1","block":0,"slot":"attention","step":10,"epoch":1,"loss":0.5}
+{"stage":"stage1","block":2,"second":3,"slot":"pair","step":10,"loss":0.3}
 {"stage":"stage2","step":1,"loss":1.0,"mse":0.9,"vb":0.1,"lr":0.0001,"grad_norm":null}
 {"stage":"stage2","step":2,"loss":0.8}
 {"stage":"stage2","step":2,"loss":0.7}
@@ -224,13 +232,15 @@ mod tests {
             [
                 "Stage 1, attention: validation loss",
                 "Stage 1, attention: training loss",
+                "Stage 1, pair: training loss",
                 "Stage 2: loss",
                 "Stage 2: loss terms",
                 "Stage 2: learning rate"
             ]
         );
         assert_eq!(curves[1].series[0].name, "block 0");
-        assert_eq!(curves[2].series[0].points, [(1.0, 1.0), (2.0, 0.7)]);
+        assert_eq!(curves[2].series[0].name, "blocks 2 and 3");
+        assert_eq!(curves[3].series[0].points, [(1.0, 1.0), (2.0, 0.7)]);
     }
 
     #[test]

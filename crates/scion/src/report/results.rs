@@ -9,6 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::{Error, Result};
+use crate::plan::Restructure;
 
 /// All numbers of one run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -35,15 +36,18 @@ pub struct Results {
     /// Names of the classes in the row order of the sample grids.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub class_names: Vec<String>,
-    /// The blocks of the model in order of depth, edited or not.
+    /// The blocks of the model before the edit, in order of depth.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub blocks: Vec<BlockResult>,
     /// How local the teacher's attention is, where blocks were chosen by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub locality: Option<LocalityResult>,
-    /// One row per distilled operator.
+    /// One row per distilled operator or pair.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stage1: Vec<Stage1Result>,
+    /// Whether there was nothing to distil, so that no model "after stage 1" was measured.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stage1_left_out: bool,
     /// Time and memory of each stage, in the order they ran.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stages: Vec<StageTiming>,
@@ -210,12 +214,12 @@ pub struct BlockResult {
     pub attention: SlotResult,
     /// The channel mixer.
     pub mlp: SlotResult,
-    /// What a restructure did to the block, such as "dropped" or "parallel with block 3".
+    /// What a restructure did to the block.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub restructure: Option<String>,
+    pub restructure: Option<Restructure>,
 }
 
-/// The operator in a slot, before and after the graft.
+/// The operator in a slot, before and after the edit; a dropped one has nothing left after it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SlotResult {
     /// The operator there now.
@@ -247,13 +251,16 @@ pub struct LocalityResult {
     pub chosen: Vec<usize>,
 }
 
-/// How the distillation of one operator went.
+/// How the distillation of one operator or pair went.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Stage1Result {
     pub block: usize,
-    /// `attention` or `mlp`.
+    /// The second block of a pair.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second: Option<usize>,
+    /// `attention`, `mlp` or `pair`.
     pub slot: String,
-    /// The new operator.
+    /// The new operator, or what the pair is made of.
     pub operator: String,
     /// `l1`, `l2` or `huber`.
     pub loss: String,

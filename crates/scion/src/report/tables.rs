@@ -141,12 +141,12 @@ fn accuracy(m: &ModelResult) -> Cell {
     }
 }
 
-/// Writes one row per distilled operator.
+/// Writes one row per distilled operator or pair.
 pub(super) fn stage1(out: &mut String, rows: &[Stage1Result]) -> fmt::Result {
     let columns = [
         column("Block"),
         column("Slot"),
-        column("Operator"),
+        column("Trained"),
         column("Loss"),
         column("Train, first"),
         lower("Train, best"),
@@ -160,7 +160,10 @@ pub(super) fn stage1(out: &mut String, rows: &[Stage1Result]) -> fmt::Result {
     let cells = |r: &Stage1Result| {
         let left = r.val_first.zip(r.val_best).map(|(first, best)| best / first).filter(|v| v.is_finite());
         vec![
-            value(r.block.to_string(), r.block as f64),
+            value(
+                r.second.map_or_else(|| r.block.to_string(), |second| format!("{}, {second}", r.block)),
+                r.block as f64,
+            ),
             word(&r.slot),
             word(&r.operator),
             word(&r.loss),
@@ -225,5 +228,9 @@ mod tests {
         let mut html = String::new();
         stage1(&mut html, &rows).unwrap();
         assert!(html.contains("&lt;script&gt;") && html.contains("25.0\u{202f}%"));
+        rows[0].second = Some(2);
+        html.clear();
+        stage1(&mut html, &rows).unwrap();
+        assert!(html.contains(">1, 2</td>"), "{html}");
     }
 }

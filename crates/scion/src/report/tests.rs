@@ -43,6 +43,7 @@ pub(super) fn sample_results() -> Results {
         blocks: vec![block(0, "attention"), block(1, "sliding-window")],
         stage1: vec![Stage1Result {
             block: 1,
+            second: None,
             slot: "attention".into(),
             operator: "sliding-window".into(),
             loss: "l1".into(),
@@ -107,6 +108,16 @@ fn the_page_asks_for_nothing_from_outside() {
     for (i, _) in html.match_indices("href=\"") {
         assert!(html[i..].starts_with("href=\"data:"), "{}", &html[i..i + 40]);
     }
+}
+
+#[test]
+fn a_run_without_stage_1_says_so() {
+    let mut results = sample_results();
+    assert!(!page(&results).contains("nothing to train"));
+    results.stage1.clear();
+    results.stage1_left_out = true;
+    let html = page(&results);
+    assert!(html.contains("Stage 1, part by part</h2>") && html.contains("nothing to train"));
 }
 
 #[test]

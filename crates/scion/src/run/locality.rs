@@ -7,7 +7,7 @@ use super::sample::draw;
 use super::{Progress, Teacher};
 use crate::config::{PrecisionConfig, Recipe};
 use crate::error::{Error, Result};
-use crate::model::fingerprint;
+use crate::model::{Seen, fingerprint};
 use crate::operator::{Operator, Slot};
 use crate::plan::LocalityConfig;
 use crate::report::results::LocalityResult;
@@ -82,7 +82,8 @@ impl Locality {
         let predict = |x: &[f32], t: &[f32], y: &[usize]| {
             let images = recipe.sample.batch.min(count - first.get());
             (0..y.len()).for_each(|i| passes[first.get() + i % images] += 1);
-            teacher.model.predict_tapped(x, t, y, &mut |block, slot, input, _| {
+            teacher.model.predict_tapped(x, t, y, &mut |seen| {
+                let Seen::Operator { block, slot, input, .. } = seen else { return };
                 let Operator::Attention(attention) = teacher.model.blocks()[block].operator(slot) else {
                     return;
                 };

@@ -27,7 +27,7 @@ pub use sample::{remove_parts, sample_images, sample_in_parts};
 pub use source::training_images;
 pub use teacher::{EMBEDDED_NAME, Teacher, embedded_teacher, is_at_hand, with_checkpoint};
 
-pub(crate) use graft::{new_sites, with_fresh_operators};
+pub(crate) use graft::with_fresh_parts;
 pub(crate) use results::{peak_memory, reset_peak_memory};
 
 /// The recipe of `scion quickstart`.

@@ -2,12 +2,11 @@ use std::path::Path;
 
 use burn::tensor::Device;
 
-use super::graft::place;
 use crate::checkpoint::Checkpoint;
 use crate::config::Recipe;
 use crate::error::{Error, Result};
 use crate::model::{Architecture, Dit, load, load_operator};
-use crate::plan;
+use crate::plan::{self, Plan};
 
 /// Stands for a block's index in the names of operator files.
 const BLOCK: &str = "{block}";
@@ -27,11 +26,13 @@ pub fn with_stored_operators(
     files: &[String],
     device: &Device,
 ) -> Result<(Dit, Architecture)> {
+    plan::refuse_restructures(recipe)?;
     let native = plan::model_architecture(teacher, &recipe.model)?;
-    let grafted = plan::graft(&native, &recipe.grafts)?;
+    let grafted = Plan::new(&native, &recipe.grafts, &[])?.after;
     let sites = plan::entries(&recipe.grafts, native.dit.depth)?;
     check_names(files, sites.values().copied(), recipe.grafts.len())?;
-    let operators = sites.into_iter().map(|((block, slot), entry)| {
+    let mut model = load(teacher, &native, device)?;
+    for ((block, slot), entry) in sites {
         let name = files[entry].replace(BLOCK, &block.to_string());
         let operator = grafted.operator(block, slot);
         let read = || load_operator(&open(Path::new(&name))?, &operator, native.dit.hidden, device);
@@ -43,15 +44,15 @@ pub fn with_stored_operators(
                 slot.name()
             )
         };
-        read().map(|read| ((block, slot), read)).map_err(|e| match e {
+        let read = read().map_err(|e| match e {
             Error::Tensors { path, detail } => {
                 Error::Tensors { path, detail: format!("{}: {detail}", told()) }
             }
             other => other,
-        })
-    });
-    let operators = operators.collect::<Result<Vec<_>>>()?;
-    Ok((place(load(teacher, &native, device)?, operators), grafted))
+        })?;
+        *model.blocks_mut()[block].operator_mut(slot) = read;
+    }
+    Ok((model, grafted))
 }
 
 fn open(path: &Path) -> Result<Checkpoint> {

@@ -8,19 +8,17 @@ use burn::tensor::Device;
 
 use super::evaluate::{Judge, Scores, evaluation_samples, labels, latencies};
 use super::folder::RunFolder;
-use super::graft::{new_sites, place, with_fresh_operators};
+use super::graft::with_fresh_parts;
 use super::locality::{self, Locality};
 use super::pretrain::train;
 use super::results;
 use super::stage1::{Regrown, stage1};
-use super::teacher::{Teacher, load_teacher};
-use crate::capture::Site;
+use super::teacher::{Teacher, open_teacher};
 use crate::checkpoint::Checkpoint;
 use crate::config::{DataSource, GraftConfig, Recipe};
 use crate::error::{Error, Result};
-use crate::model::{Architecture, Dit, fingerprint, load, save_scion};
-use crate::operator::Operator;
-use crate::plan;
+use crate::model::{Dit, Part, Site, fingerprint, load, save_scion};
+use crate::plan::{self, Plan};
 use crate::report::results::{LocalityResult, ModelName, ModelResult, Results, Stage1Result};
 
 /// How far a run goes.
@@ -48,13 +46,8 @@ pub enum Outcome {
 /// # Errors
 /// When the recipe lacks a stage's section, or files cannot be read or written.
 pub fn run(recipe: &Recipe, root: &Path, until: Until, command: &str, quiet: bool) -> Result<Outcome> {
-    for (needed, name, there) in [
-        (Until::Distill, "distill", recipe.distill.is_some()),
-        (Until::Finetune, "finetune", recipe.finetune.is_some()),
-    ] {
-        if until >= needed && !there {
-            return Err(Error::Usage(format!("the recipe has no [{name}] section")));
-        }
+    if until >= Until::Finetune && recipe.finetune.is_none() {
+        return Err(Error::Usage("the recipe has no [finetune] section".into()));
     }
     let mut folder = RunFolder::open(root, recipe)?;
     let goal = folder.path(match until {
@@ -83,9 +76,10 @@ struct Job<'a> {
     quiet: bool,
     device: Device,
     teacher: Teacher,
-    grafted: Architecture,
+    plan: Plan,
     /// What the blocks were chosen by, where locality chose them.
     locality: Option<LocalityResult>,
+    /// What stage 1 trains, in the teacher's numbers.
     sites: Vec<Site>,
     untrained: Dit,
 }
@@ -93,52 +87,62 @@ struct Job<'a> {
 impl<'a> Job<'a> {
     fn open(recipe: &'a Recipe, folder: &mut RunFolder, quiet: bool) -> Result<Self> {
         let device = Device::flex();
-        let teacher = load_teacher(&recipe.model, folder, &device)?;
+        let (file, architecture) = open_teacher(&recipe.model, folder)?;
+        // Mistakes are found before the weights are read; which blocks are local is not known yet.
+        let unknown = vec![0.0; architecture.dit.depth];
+        let grafts = plan::choose(&recipe.grafts, &unknown)?;
+        let draft = Plan::new(&architecture, &grafts, &recipe.restructures)?;
+        if draft.is_empty() {
+            return Err(Error::Plan(
+                "the recipe changes nothing; add a [[graft]] or a [[restructure]] entry".into(),
+            ));
+        }
+        if !draft.trained_sites().is_empty() && recipe.distill.is_none() {
+            return Err(Error::Usage("the recipe has no [distill] section".into()));
+        }
+        let teacher = Teacher { model: load(&file, &architecture, &device)?, architecture };
         folder.claim(&fingerprint(&teacher.model))?;
         let (grafts, locality) = chosen_blocks(recipe, &teacher, folder, quiet)?;
-        let grafted = plan::graft(&teacher.architecture, &grafts)?;
-        let sites = new_sites(&teacher.architecture, &grafted);
-        if sites.is_empty() {
-            return Err(Error::Plan("the recipe grafts nothing; add a [[graft]] entry".into()));
-        }
-        let untrained =
-            with_fresh_operators(&teacher.model, &teacher.architecture, &grafted, recipe.seed, &device)?;
-        Ok(Self { recipe, quiet, device, teacher, grafted, locality, sites, untrained })
+        let plan = Plan::new(&teacher.architecture, &grafts, &recipe.restructures)?;
+        let sites = plan.trained_sites();
+        let untrained = with_fresh_parts(&teacher.model, &plan, recipe.seed, &device)?;
+        Ok(Self { recipe, quiet, device, teacher, plan, locality, sites, untrained })
     }
 
-    /// The grafted model with regressed operators.
+    /// The edited model with regressed parts; as it is where there is nothing to train.
     fn stage1(&mut self, folder: &mut RunFolder) -> Result<Dit> {
         let file = folder.path("stage1.safetensors");
         if file.exists() {
             folder.remove("stage1.state.safetensors")?;
             return self.reload(&file);
         }
-        let config = self.recipe.distill.as_ref().expect("checked before the run");
-        let tracked = with_fresh_operators(
-            &self.teacher.model,
-            &self.teacher.architecture,
-            &self.grafted,
-            self.recipe.seed,
-            &self.device.clone().autodiff(),
-        )?;
-        let fresh: Vec<(Site, Operator)> = self
-            .sites
-            .iter()
-            .map(|&(block, slot)| ((block, slot), tracked.blocks()[block].operator(slot).clone()))
-            .collect();
-        let sizes = &self.teacher.architecture.dit;
-        let (regrown, seconds) =
-            stage1(self.recipe, config, &self.teacher.model, sizes, &fresh, folder, self.quiet)?;
-        let rows = self.stage1_rows(&regrown, seconds, folder)?;
+        let mut model = self.untrained.clone();
+        let rows = if self.sites.is_empty() {
+            Vec::new()
+        } else {
+            let (regrown, seconds) = self.distill(folder)?;
+            let rows = self.stage1_rows(&regrown, seconds, folder)?;
+            regrown.into_iter().for_each(|r| model.place(self.plan.place(r.site), r.part));
+            rows
+        };
         folder.save_json("stage1.json", &rows)?;
-        let model = place(self.untrained.clone(), regrown.into_iter().map(|r| (r.site, r.operator)));
         // Comes last: where this file is there, the stage is done.
-        save_scion(&model, &self.grafted, &file)?;
+        save_scion(&model, &self.plan.after, &file)?;
         folder.remove("stage1.state.safetensors")?;
         Ok(model)
     }
 
-    /// The grafted model after light finetuning.
+    /// Trains all parts; returns them with the seconds it took.
+    fn distill(&self, folder: &mut RunFolder) -> Result<(Vec<Regrown>, f64)> {
+        let config = self.recipe.distill.as_ref().expect("checked when the job was opened");
+        let (teacher, device) = (&self.teacher, self.device.clone().autodiff());
+        let tracked = with_fresh_parts(&teacher.model, &self.plan, self.recipe.seed, &device)?;
+        let fresh: Vec<(Site, Part)> =
+            self.sites.iter().map(|&site| (site, tracked.part(self.plan.place(site)))).collect();
+        stage1(self.recipe, config, &teacher.model, &teacher.architecture.dit, fresh, folder, self.quiet)
+    }
+
+    /// The edited model after light finetuning.
     fn stage2(&mut self, folder: &mut RunFolder, stage1: &Dit) -> Result<Dit> {
         let file = folder.path("stage2.safetensors");
         if file.exists() {
@@ -147,25 +151,27 @@ impl<'a> Job<'a> {
         }
         let config = self.recipe.finetune.as_ref().expect("checked before the run");
         let tracked = stage1.clone().train();
-        let model = train(self.recipe, config, &self.grafted, tracked, folder, "stage2", self.quiet)?;
+        let model = train(self.recipe, config, &self.plan.after, tracked, folder, "stage2", self.quiet)?;
         // Comes last: where this file is there, the stage is done.
-        save_scion(&model, &self.grafted, &file)?;
+        save_scion(&model, &self.plan.after, &file)?;
         folder.remove("stage2.state.safetensors")?;
         Ok(model)
     }
 
-    /// Samples and scores four models, and writes `results.json` and `report.html`.
+    /// Samples and scores the models, and writes `results.json` and `report.html`.
     fn report(&mut self, folder: &mut RunFolder, stage1: &Dit, stage2: &Dit, command: &str) -> Result<()> {
-        let models = [
+        let mut models = vec![
             (ModelName::Teacher, &self.teacher.model),
             (ModelName::Untrained, &self.untrained),
             (ModelName::Stage1, stage1),
             (ModelName::Stage2, stage2),
         ];
+        // Without stage 1, the model after it is the untrained one.
+        models.retain(|(name, _)| *name != ModelName::Stage1 || !self.sites.is_empty());
         let sizes = &self.teacher.architecture.dit;
         let clock = folder.start_stage("samples")?;
         let mut pixels = Vec::new();
-        for (name, model) in models {
+        for &(name, model) in &models {
             pixels.push(evaluation_samples(self.recipe, name, model, sizes, folder, self.quiet)?);
         }
         folder.note_stage(&clock)?;
@@ -183,7 +189,7 @@ impl<'a> Job<'a> {
             .zip(scores)
             .map(|((name, _), scores)| {
                 let architecture =
-                    if *name == ModelName::Teacher { &self.teacher.architecture } else { &self.grafted };
+                    if *name == ModelName::Teacher { &self.plan.before } else { &self.plan.after };
                 results::model(*name, architecture, scores)
             })
             .collect();
@@ -193,7 +199,8 @@ impl<'a> Job<'a> {
             models: rows,
             floor,
             stage1: folder.load_json("stage1.json")?,
-            blocks: results::blocks(&self.teacher.architecture, &self.grafted),
+            stage1_left_out: self.sites.is_empty(),
+            blocks: results::blocks(&self.plan),
             locality: self.locality.clone(),
             ..results::surroundings(self.recipe, folder, command, judge.is_some())?
         };
@@ -210,7 +217,7 @@ impl<'a> Job<'a> {
     }
 
     fn reload(&self, file: &Path) -> Result<Dit> {
-        load(&Checkpoint::open(file)?, &self.grafted, &self.device)
+        load(&Checkpoint::open(file)?, &self.plan.after, &self.device)
     }
 
     fn stage1_rows(
@@ -222,14 +229,15 @@ impl<'a> Job<'a> {
         let config = self.recipe.distill.as_ref().expect("stage 1 has run");
         let loss = results::kebab(&config.loss);
         let logged = folder.logged("stage1")?;
-        let losses = |(block, slot): Site| -> Vec<f64> {
-            let own = logged.iter().filter(|l| l["block"] == block && l["slot"] == slot.name());
+        let losses = |site: Site| -> Vec<f64> {
+            let own = logged.iter().filter(|l| l["block"] == site.block() && l["slot"] == site.kind());
             own.filter_map(|l| l["loss"].as_f64()).collect()
         };
         let row = |r: &Regrown| Stage1Result {
-            block: r.site.0,
-            slot: r.site.1.name().into(),
-            operator: self.grafted.operator(r.site.0, r.site.1).name(),
+            block: r.site.block(),
+            second: r.site.second(),
+            slot: r.site.kind().into(),
+            operator: self.plan.part_name(r.site),
             loss: loss.clone(),
             train_first: losses(r.site).first().copied(),
             train_best: losses(r.site).into_iter().reduce(f64::min),

@@ -8,16 +8,14 @@ use super::{is_at_hand, with_checkpoint};
 use crate::checkpoint::Checkpoint;
 use crate::config::Recipe;
 use crate::error::Result;
-use crate::model::{Architecture, load};
-use crate::plan;
+use crate::model::{Architecture, DitConfig, load};
+use crate::plan::{self, Plan};
 
 /// What a recipe would change.
 #[derive(Debug)]
 pub struct Planned {
-    /// The model before the grafts.
-    pub native: Architecture,
-    /// The model after them.
-    pub grafted: Architecture,
+    /// The model before and after.
+    pub plan: Plan,
     /// Whether the sizes are those that the recipe names, because its checkpoint is not on this machine. Blocks that the
     /// checkpoint's attention would choose are then the first ones.
     pub unread: bool,
@@ -28,30 +26,29 @@ pub struct Planned {
 /// run folder `out` does not hold it yet.
 ///
 /// # Errors
-/// When the checkpoint cannot be read or has other sizes than the recipe names, or the grafts do not fit the model.
+/// When the checkpoint cannot be read or has other sizes than the recipe names, or the edit does not fit the model.
 pub fn plan_of(recipe: &Recipe, out: &Path, quiet: bool) -> Result<Planned> {
     let model = &recipe.model;
     let sizes = model.named_sizes()?;
-    let from_sizes = |native: Architecture, unread| {
-        let unknown = vec![0.0; native.dit.depth];
-        let grafted = plan::graft(&native, &plan::choose(&recipe.grafts, &unknown)?)?;
-        Ok(Planned { native, grafted, unread })
+    let edit = |before: &Architecture, locality: &[f64]| {
+        Plan::new(before, &plan::choose(&recipe.grafts, locality)?, &recipe.restructures)
+    };
+    let from_sizes = |sizes: DitConfig, unread| {
+        let unknown = vec![0.0; sizes.depth];
+        Ok(Planned { plan: edit(&Architecture::native(sizes), &unknown)?, unread })
     };
     match (&model.checkpoint, sizes) {
-        (Some(name), Some(sizes)) if !is_at_hand(name) => from_sizes(Architecture::native(sizes), true),
+        (Some(name), Some(sizes)) if !is_at_hand(name) => from_sizes(sizes, true),
         (Some(name), _) => with_checkpoint(name, |file| {
-            let native = plan::model_architecture(file, model)?;
-            let grafted = if plan::needs_locality(&recipe.grafts) {
-                let locality = measured(recipe, file, &native, out, quiet)?;
-                plan::graft(&native, &plan::choose(&recipe.grafts, locality.blocks())?)?
+            let before = plan::model_architecture(file, model)?;
+            let plan = if plan::needs_locality(&recipe.grafts) {
+                edit(&before, measured(recipe, file, &before, out, quiet)?.blocks())?
             } else {
-                plan::graft(&native, &recipe.grafts)?
+                Plan::new(&before, &recipe.grafts, &recipe.restructures)?
             };
-            Ok(Planned { native, grafted, unread: false })
+            Ok(Planned { plan, unread: false })
         }),
-        (None, sizes) => {
-            from_sizes(Architecture::native(sizes.expect("a recipe names a checkpoint or sizes")), false)
-        }
+        (None, sizes) => from_sizes(sizes.expect("a recipe names a checkpoint or sizes"), false),
     }
 }
 

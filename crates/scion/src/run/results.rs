@@ -9,8 +9,9 @@ use super::folder::RunFolder;
 use crate::config::Recipe;
 use crate::data::fashion_mnist::CLASS_NAMES;
 use crate::error::Result;
-use crate::model::Architecture;
+use crate::model::{Architecture, Site};
 use crate::operator::Slot;
+use crate::plan::Plan;
 use crate::report::results::{BlockResult, ModelName, ModelResult, Results, SlotResult};
 
 /// A model's row: cost, and scores where there are any.
@@ -45,28 +46,29 @@ pub(super) fn add_latencies(rows: &mut [ModelResult], times: &[Vec<f64>]) {
     }
 }
 
-/// Every block before and after.
-pub(super) fn blocks(native: &Architecture, grafted: &Architecture) -> Vec<BlockResult> {
-    let (width, tokens) = (native.dit.hidden, native.dit.tokens());
+/// Every block of the model before, and what became of it.
+pub(super) fn blocks(plan: &Plan) -> Vec<BlockResult> {
+    let (width, tokens) = (plan.before.dit.hidden, plan.before.dit.tokens());
     let slot = |block, slot: Slot| {
-        let (before, after) = (native.operator(block, slot), grafted.operator(block, slot));
+        let before = plan.before.operator(block, slot);
+        let after = plan.number(block).map(|number| plan.after.operator(number, slot));
         SlotResult {
-            operator: after.name(),
+            operator: after.as_ref().unwrap_or(&before).name(),
             original: before.name(),
-            replaced: native.replacement(block, slot) != grafted.replacement(block, slot),
+            replaced: plan.sites.contains(&Site::Operator(block, slot)),
             params_before: before.parameters(width) as u64,
-            params_after: after.parameters(width) as u64,
+            params_after: after.as_ref().map_or(0, |o| o.parameters(width)) as u64,
             flops_before: before.flops(width, tokens).total() as u64,
-            flops_after: after.flops(width, tokens).total() as u64,
+            flops_after: after.as_ref().map_or(0, |o| o.flops(width, tokens).total()) as u64,
         }
     };
-    let block = |block| BlockResult {
+    let block = |(block, &restructure)| BlockResult {
         block,
         attention: slot(block, Slot::Attention),
         mlp: slot(block, Slot::Mlp),
-        restructure: None,
+        restructure,
     };
-    (0..native.dit.depth).map(block).collect()
+    plan.restructured.iter().enumerate().map(block).collect()
 }
 
 /// Everything around the numbers: recipe, machine, versions, times.

@@ -7,14 +7,13 @@ use rand_chacha::ChaCha8Rng;
 use scion_kernels::PackedWeights;
 
 use super::{Progress, RunFolder, training_images};
-use crate::capture::{Activations, Cache, CacheWriter, Site, add_noise, capture};
+use crate::capture::{Activations, Cache, CacheWriter, Widths, add_noise, capture};
 use crate::config::Recipe;
 use crate::data::loader::{shuffle, spread};
 use crate::data::{Batches, ImageSet, to_unit};
 use crate::diffusion::Schedule;
 use crate::error::{Error, Result};
-use crate::model::{Dit, DitConfig};
-use crate::operator::Operator;
+use crate::model::{Dit, DitConfig, Part, Site};
 use crate::train::{CaptureMode, DistillConfig, Distiller};
 
 /// Chance that a captured image's label is the null class: guidance asks the model both ways.
@@ -24,13 +23,13 @@ const LABEL_DROPOUT: f64 = 0.1;
 const CAPTURED: u64 = 1 << 40;
 const HELD_OUT: u64 = 1 << 48;
 
-/// What stage 1 found for one operator.
+/// What stage 1 found for one part.
 #[derive(Clone, Debug)]
 pub struct Regrown {
-    /// Where it stands.
+    /// Where it stands, in the teacher's numbers.
     pub site: Site,
     /// Its best weights.
-    pub operator: Operator,
+    pub part: Part,
     /// Samples of an epoch: training images, or the captured samples of a cache.
     pub samples: usize,
     /// Loss on held-out samples before training.
@@ -45,7 +44,7 @@ enum Source<'a> {
     Cached { caches: BTreeMap<Site, Cache>, seed: u64 },
 }
 
-/// Regresses fresh operators on the teacher's at all `sites`, going on where an interrupted run stopped.
+/// Regresses fresh parts on the teacher's, at sites in the teacher's numbers, going on where an interrupted run stopped.
 ///
 /// # Errors
 /// When data or run folder cannot be read or written.
@@ -54,12 +53,12 @@ pub(super) fn stage1(
     config: &DistillConfig,
     teacher: &Dit,
     sizes: &DitConfig,
-    fresh: &[(Site, Operator)],
+    fresh: Vec<(Site, Part)>,
     folder: &mut RunFolder,
     quiet: bool,
 ) -> Result<(Vec<Regrown>, f64)> {
     let clock = folder.start_stage("stage1")?;
-    let sites: Vec<Site> = fresh.iter().map(|(site, _)| *site).collect();
+    let (sites, parts): (Vec<Site>, Vec<Part>) = fresh.into_iter().unzip();
     let (training, held_out) =
         split(training_images(&recipe.data, sizes, recipe.seed)?, config.validation, recipe.seed)?;
     let samples = match config.capture {
@@ -67,9 +66,8 @@ pub(super) fn stage1(
         CaptureMode::Cache => config.samples,
     };
     let validation = captured(teacher, sizes, &held_out, &sites, recipe.seed)?;
-    let operators = fresh.iter().map(|(_, operator)| operator.clone()).collect();
     let mut distiller =
-        Distiller::new(sites.clone(), operators, sizes.tokens(), sizes.hidden, config.clone(), validation);
+        Distiller::new(sites.clone(), parts, sizes.tokens(), sizes.hidden, config.clone(), validation);
     let first_losses = distiller.validate();
     let state_file = folder.path("stage1.state.safetensors");
     let purpose = format!("stage1\n{}", recipe.to_toml());
@@ -95,8 +93,12 @@ pub(super) fn stage1(
         }
     }
     let regrown =
-        distiller.best().into_iter().zip(first_losses).map(|((site, operator, val_best), val_first)| {
-            Regrown { site, operator: operator.valid(), samples, val_first, val_best }
+        distiller.best().into_iter().zip(first_losses).map(|((site, part, val_best), val_first)| Regrown {
+            site,
+            part: part.valid(),
+            samples,
+            val_first,
+            val_best,
         });
     folder.note_stage(&clock)?;
     Ok((regrown.collect(), clock.seconds()))
@@ -150,12 +152,15 @@ impl<'a> Source<'a> {
             return Ok(online);
         }
         let path =
-            |(block, slot): Site| folder.path(&format!("activations-block{block}-{}.act", slot.name()));
+            |site: Site| folder.path(&format!("activations-block{}-{}.act", site.block(), site.kind()));
         if !sites.iter().all(|&site| path(site).exists()) {
-            let width = sizes.tokens() * sizes.hidden;
+            let widths = |site: Site| Widths {
+                tokens: sizes.tokens() * sizes.hidden,
+                conditioning: if matches!(site, Site::Pair(_)) { sizes.hidden } else { 0 },
+            };
             let mut writers = sites
                 .iter()
-                .map(|&s| Ok((s, CacheWriter::create(&path(s), width)?)))
+                .map(|&s| Ok((s, CacheWriter::create(&path(s), widths(s))?)))
                 .collect::<Result<BTreeMap<_, _>>>()?;
             let total = config.samples.div_ceil(config.batch) as u64;
             let mut progress = Progress::new("capture", total, 0, quiet);

@@ -67,15 +67,15 @@ pub fn embedded_teacher(device: &Device) -> Result<Teacher> {
     })
 }
 
-/// Reads the model that `[model]` names.
+/// Opens the model that `[model]` names and tells its sizes; its weights are not read yet.
 ///
 /// # Errors
-/// When it cannot be found, read or understood.
-pub(super) fn load_teacher(model: &ModelConfig, folder: &RunFolder, device: &Device) -> Result<Teacher> {
+/// When it cannot be found or understood.
+pub(super) fn open_teacher(model: &ModelConfig, folder: &RunFolder) -> Result<(Checkpoint, Architecture)> {
     let name = model.checkpoint.as_deref().ok_or_else(|| {
         Error::Usage("grafting starts from a pretrained model: set model.checkpoint".into())
     })?;
     let file = open_checkpoint(name, &folder.path(UNPACKED_TEACHER))?;
     let architecture = model_architecture(&file, model)?;
-    Ok(Teacher { model: load(&file, &architecture, device)?, architecture })
+    Ok((file, architecture))
 }

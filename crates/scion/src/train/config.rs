@@ -137,7 +137,7 @@ fn positive(name: &str, value: f64) -> Result<(), String> {
     }
 }
 
-/// What stage 1 minimises between the new and the old operator's output, as an element mean.
+/// What stage 1 minimises between the new and the old part's output, as an element mean.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RegressionLoss {
@@ -154,7 +154,7 @@ pub enum RegressionLoss {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CaptureMode {
-    /// The teacher runs in every step, on fresh noise; one pass feeds all operators.
+    /// The teacher runs in every step, on fresh noise; one pass feeds all parts.
     #[default]
     Online,
     /// The teacher runs once over `samples` noised images; its activations are kept on disk in f16.
@@ -165,7 +165,7 @@ pub enum CaptureMode {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct DistillConfig {
-    /// Optimiser steps of every operator.
+    /// Optimiser steps of every part: a new operator, or a new pair.
     pub steps: u64,
     /// Images a step.
     #[serde(default = "batch")]
@@ -182,7 +182,7 @@ pub struct DistillConfig {
     /// The learning rate after warm-up.
     #[serde(default)]
     pub schedule: LrSchedule,
-    /// Largest gradient norm of an operator.
+    /// Largest gradient norm of a part.
     #[serde(default = "clip")]
     pub clip: f64,
     /// Decoupled weight decay.

@@ -1,11 +1,11 @@
-//! Stage 1: every new operator learns its predecessor's outputs from its predecessor's inputs.
+//! Stage 1: every new part learns its predecessor's outputs from its predecessor's inputs.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::Tensor;
 use burn::module::Module;
-use burn::tensor::TensorData;
+use burn::tensor::{Device, TensorData};
 use scion_kernels::{backward, with_values};
 use serde::Serialize;
 
@@ -13,38 +13,41 @@ use super::config::DistillConfig;
 use super::gradient::{Step, collect, descend};
 use super::regression::regression_loss;
 use super::state::TrainState;
-use crate::capture::{Activations, Site};
+use crate::capture::Activations;
 use crate::error::{Error, Result};
-use crate::operator::Operator;
+use crate::model::{Part, Site};
 
-/// All operators of a plan, each trained on its own, in one run.
+/// All parts of a plan, each trained on its own, in one run.
 #[derive(Debug)]
 pub struct Distiller {
     sites: Vec<Site>,
     tokens: usize,
     width: usize,
     config: DistillConfig,
-    operators: Operators,
+    parts: Parts,
     state: TrainState,
     validation: BTreeMap<Site, Activations>,
 }
 
 /// Current and best weights; one module, so that one file holds both.
 #[derive(Module, Debug)]
-struct Operators {
-    current: Vec<Operator>,
-    best: Vec<Operator>,
-    /// Best validation loss so far of each operator.
+struct Parts {
+    current: Vec<Part>,
+    best: Vec<Part>,
+    /// Best validation loss so far of each part.
     best_loss: Vec<burn::module::Param<Tensor<1>>>,
 }
 
-/// What a step reports of one operator.
+/// What a step reports of one part.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct OperatorReport {
-    /// Where the operator stands.
+pub struct PartReport {
+    /// Where the part stands.
     pub block: usize,
-    /// Its slot.
-    pub slot: crate::operator::Slot,
+    /// The second block of a pair.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub second: Option<usize>,
+    /// An operator's slot, or `pair`.
+    pub slot: &'static str,
     /// Steps done.
     pub step: u64,
     /// Loss on this step's batch.
@@ -55,23 +58,23 @@ pub struct OperatorReport {
 }
 
 impl Distiller {
-    /// A run over fresh operators (on an autodiff device), with the teacher's activations on held-out samples.
+    /// A run over fresh parts with parameters (on an autodiff device), at least one, with the teacher's activations on held-out samples.
     pub fn new(
         sites: Vec<Site>,
-        fresh: Vec<Operator>,
+        fresh: Vec<Part>,
         tokens: usize,
         width: usize,
         config: DistillConfig,
         validation: BTreeMap<Site, Activations>,
     ) -> Self {
-        let device = fresh[0].devices().into_iter().next().expect("operators have parameters");
+        let device = device(&fresh[0]);
         let unmeasured = |_| {
             burn::module::Param::from_tensor(Tensor::full([1], f32::MAX, &device)).set_require_grad(false)
         };
         let best_loss = sites.iter().map(unmeasured).collect();
         let best = fresh.clone();
-        let operators = Operators { current: fresh, best, best_loss };
-        Self { sites, tokens, width, config, operators, state: TrainState::default(), validation }
+        let parts = Parts { current: fresh, best, best_loss };
+        Self { sites, tokens, width, config, parts, state: TrainState::default(), validation }
     }
 
     /// Goes on from a file that [`Distiller::save`] wrote.
@@ -79,7 +82,7 @@ impl Distiller {
     /// # Errors
     /// When the file is damaged or belongs to another run.
     pub fn resume(mut self, purpose: &str, path: &Path) -> Result<Self> {
-        (self.operators, self.state) = TrainState::load(self.operators, purpose, path)?;
+        (self.parts, self.state) = TrainState::load(self.parts, purpose, path)?;
         Ok(self)
     }
 
@@ -88,7 +91,7 @@ impl Distiller {
     /// # Errors
     /// When the file cannot be written.
     pub fn save(&self, purpose: &str, path: &Path) -> Result<()> {
-        self.state.save(&self.operators, purpose, path)
+        self.state.save(&self.parts, purpose, path)
     }
 
     /// Steps done.
@@ -96,34 +99,34 @@ impl Distiller {
         self.state.step
     }
 
-    /// Each operator's best weights and their loss on the held-out samples.
-    pub fn best(&self) -> Vec<(Site, Operator, f64)> {
-        let losses = self.operators.best_loss.iter().map(|l| f64::from(scalar(&l.val())));
-        let best = self.operators.best.iter().cloned();
+    /// Each part's best weights and their loss on the held-out samples.
+    pub fn best(&self) -> Vec<(Site, Part, f64)> {
+        let losses = self.parts.best_loss.iter().map(|l| f64::from(scalar(&l.val())));
+        let best = self.parts.best.iter().cloned();
         self.sites
             .iter()
             .copied()
             .zip(best)
             .zip(losses)
-            .map(|((site, operator), loss)| (site, operator, loss))
+            .map(|((site, part), loss)| (site, part, loss))
             .collect()
     }
 
     /// Loss of the untrained or current weights on the held-out samples.
     pub fn validate(&self) -> Vec<f64> {
-        let losses = self.sites.iter().zip(&self.operators.current).map(|(site, operator)| {
+        let losses = self.sites.iter().zip(&self.parts.current).map(|(site, part)| {
             let held_out = &self.validation[site];
-            let out = operator.valid().forward(self.tensor(&held_out.input, &operator.valid()));
+            let out = self.forward(&part.valid(), held_out);
             with_values(&out, |found| regression_loss(self.config.loss, found, &held_out.output, None))
         });
         losses.collect()
     }
 
-    /// One step of every operator on its activations; validates where it is due.
+    /// One step of every part on its activations; validates where it is due.
     ///
     /// # Errors
-    /// When an operator's loss is no longer finite.
-    pub fn step(mut self, batch: &BTreeMap<Site, Activations>) -> Result<(Self, Vec<OperatorReport>)> {
+    /// When a part's loss is no longer finite.
+    pub fn step(mut self, batch: &BTreeMap<Site, Activations>) -> Result<(Self, Vec<PartReport>)> {
         let config = &self.config;
         let step = Step {
             lr: config.lr * config.schedule.factor(self.state.step, config.steps, config.warmup),
@@ -135,40 +138,20 @@ impl Distiller {
         };
         let mut losses = Vec::with_capacity(self.sites.len());
         let mut current = Vec::with_capacity(self.sites.len());
-        for (index, operator) in std::mem::take(&mut self.operators.current).into_iter().enumerate() {
-            let activations = &batch[&self.sites[index]];
-            let out = operator.forward(self.tensor(&activations.input, &operator));
-            let mut slope = vec![0f32; activations.output.len()];
-            let loss = with_values(&out, |found| {
-                regression_loss(self.config.loss, found, &activations.output, Some(&mut slope))
-            });
-            if !loss.is_finite() {
-                let ((block, slot), step) = (self.sites[index], self.state.step + 1);
-                return Err(Error::Diverged(format!(
-                    "step {step} of stage 1 has a loss of {loss} for {} of block {block}; a lower distill.lr may help",
-                    slot.name()
-                )));
-            }
+        for (index, part) in std::mem::take(&mut self.parts.current).into_iter().enumerate() {
+            let (part, loss) = self.descend(index, part, &batch[&self.sites[index]], step)?;
             losses.push(loss);
-            let gradients = collect(&operator, backward(out, slope));
-            // Moments are kept by the name that the parameter has among all operators.
-            let prefix = format!("current.{index}.");
-            let mut moments: BTreeMap<_, _> = gradients
-                .keys()
-                .filter_map(|n| Some((n.clone(), self.state.moments.remove(&(prefix.clone() + n))?)))
-                .collect();
-            let (operator, _) = descend(operator, &gradients, &mut moments, step)?;
-            self.state.moments.extend(moments.into_iter().map(|(name, m)| (prefix.clone() + &name, m)));
-            current.push(operator);
+            current.push(part);
         }
-        self.operators.current = current;
+        self.parts.current = current;
         self.state.step += 1;
         let due = self.state.step.is_multiple_of(self.config.validate_every)
             || self.state.step == self.config.steps;
         let validated = if due { Some(self.keep_best()) } else { None };
-        let report = |(index, (&(block, slot), &loss)): (usize, (&Site, &f64))| OperatorReport {
-            block,
-            slot,
+        let report = |(index, (site, &loss)): (usize, (&Site, &f64))| PartReport {
+            block: site.block(),
+            second: site.second(),
+            slot: site.kind(),
             step: self.state.step,
             loss,
             val_loss: validated.as_ref().map(|v| v[index]),
@@ -177,10 +160,35 @@ impl Distiller {
         Ok((self, reports))
     }
 
-    /// Validates and keeps the weights of operators that improved.
+    /// One update of a part, and its loss before.
+    fn descend(&mut self, index: usize, part: Part, batch: &Activations, step: Step) -> Result<(Part, f64)> {
+        let out = self.forward(&part, batch);
+        let mut slope = vec![0f32; batch.output.len()];
+        let loss = with_values(&out, |found| {
+            regression_loss(self.config.loss, found, &batch.output, Some(&mut slope))
+        });
+        if !loss.is_finite() {
+            return Err(Error::Diverged(format!(
+                "step {} of stage 1 has a loss of {loss} for {}; a lower distill.lr may help",
+                step.number, self.sites[index]
+            )));
+        }
+        let gradients = collect(&part, backward(out, slope));
+        // Moments are kept by the name that the parameter has among all parts.
+        let prefix = format!("current.{index}.");
+        let mut moments: BTreeMap<_, _> = gradients
+            .keys()
+            .filter_map(|n| Some((n.clone(), self.state.moments.remove(&(prefix.clone() + n))?)))
+            .collect();
+        let (part, _) = descend(part, &gradients, &mut moments, step)?;
+        self.state.moments.extend(moments.into_iter().map(|(name, m)| (prefix.clone() + &name, m)));
+        Ok((part, loss))
+    }
+
+    /// Validates and keeps the weights of parts that improved.
     fn keep_best(&mut self) -> Vec<f64> {
         let losses = self.validate();
-        let Operators { current, best, best_loss } = &mut self.operators;
+        let Parts { current, best, best_loss } = &mut self.parts;
         for (index, &loss) in losses.iter().enumerate() {
             if (loss as f32) < scalar(&best_loss[index].val()) {
                 best[index] = current[index].clone();
@@ -191,11 +199,24 @@ impl Distiller {
         losses
     }
 
-    fn tensor(&self, activations: &[f32], operator: &Operator) -> Tensor<3> {
-        let device = operator.devices().into_iter().next().expect("operators have parameters");
-        let count = activations.len() / (self.tokens * self.width);
-        Tensor::from_data(TensorData::new(activations.to_vec(), [count, self.tokens, self.width]), &device)
+    /// What a part makes of the inputs, [N, T, D].
+    fn forward(&self, part: &Part, activations: &Activations) -> Tensor<3> {
+        let Activations { input, conditioning, .. } = activations;
+        let (device, count) = (device(part), input.len() / (self.tokens * self.width));
+        let tokens = TensorData::new(input.clone(), [count, self.tokens, self.width]);
+        let tokens = Tensor::from_data(tokens, &device);
+        match part {
+            Part::Operator(operator) => operator.forward(tokens),
+            Part::Pair(pair) => {
+                let conditioning = TensorData::new(conditioning.clone(), [count, self.width]);
+                pair.forward(tokens, &Tensor::from_data(conditioning, &device))
+            }
+        }
     }
+}
+
+fn device(part: &Part) -> Device {
+    part.devices().into_iter().next().expect("parts that train have parameters")
 }
 
 fn scalar(tensor: &Tensor<1>) -> f32 {

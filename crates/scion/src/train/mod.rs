@@ -1,4 +1,4 @@
-//! Training: the loop shared by pretraining and stage 2, and stage 1's regression of single operators.
+//! Training: the loop shared by pretraining and stage 2, and stage 1's regression of single parts.
 
 mod config;
 mod distill;
@@ -8,7 +8,7 @@ mod state;
 mod trainer;
 
 pub use config::{CaptureMode, DistillConfig, LrSchedule, RegressionLoss, TrainConfig};
-pub use distill::{Distiller, OperatorReport};
+pub use distill::{Distiller, PartReport};
 pub use gradient::{Step, collect, descend};
 pub use regression::regression_loss;
 pub use state::TrainState;

@@ -5,6 +5,7 @@ mod evaluation;
 mod grafted;
 mod locality;
 mod messages;
+mod restructures;
 mod runs;
 mod sampling;
 
