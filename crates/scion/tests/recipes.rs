@@ -50,10 +50,13 @@ fn change(after: usize, before: usize, printed: &str) -> String {
     format!("{:+.decimals$}", (after as f64 / before as f64 - 1.0) * 100.0)
 }
 
+/// Recipe, slot, parameters at each share, op, ft.
+type Columns = (&'static str, Slot, [&'static str; 3], Option<&'static str>, Option<&'static str>);
+
 /// The paper's columns at 50%, 75% and 100%: parameters of the replaced slots, and at 100% the FLOPs of their mixing
 /// ("op") and of their projections and featurisers ("ft"; for an MLP, all of it). Left out are Mamba-2's FLOPs, which do not
 /// follow from its arithmetic, and those of MLP Hyena-X, which the paper counts without its convolution.
-const COLUMNS: [(&str, Slot, [&str; 3], Option<&str>, Option<&str>); 8] = [
+const COLUMNS: [Columns; 8] = [
     ("hyena-se", Slot::Attention, ["+0.22", "+0.33", "+0.43"], Some("-99.03"), Some("+0.26")),
     ("hyena-x", Slot::Attention, ["+0.16", "+0.24", "+0.33"], Some("-99.81"), Some("+0.26")),
     ("hyena-y", Slot::Attention, ["+0.05", "+0.08", "+0.11"], Some("-99.03"), Some("+0.00")),

@@ -70,7 +70,7 @@ pub fn print(recipe: &Recipe, out: &Path, common: &Common) -> Result<()> {
         );
     }
     let source = match &recipe.model.checkpoint {
-        Some(name) if unread => format!(" (as the recipe says; {name} is not on this machine)"),
+        Some(name) if unread => format!(" (as the recipe says; {name} was not read)"),
         _ => String::new(),
     };
     if unread && needs_locality(&recipe.grafts) {

@@ -6,6 +6,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::Recipe;
 use crate::error::{Error, Result};
 use crate::model::{Architecture, Dit, load, load_operator};
+use crate::operator::{OperatorConfig, Slot};
 use crate::plan::{self, Plan};
 
 /// Stands for a block's index in the names of operator files.
@@ -35,24 +36,20 @@ pub fn with_stored_operators(
     for ((block, slot), entry) in sites {
         let name = files[entry].replace(BLOCK, &block.to_string());
         let operator = grafted.operator(block, slot);
-        let read = || load_operator(&open(Path::new(&name))?, &operator, native.dit.hidden, device);
-        let told = || {
-            format!(
-                "[[graft]] entry {} says {} in {} of block {block}",
-                entry + 1,
-                operator.name(),
-                slot.name()
-            )
-        };
-        let read = read().map_err(|e| match e {
-            Error::Tensors { path, detail } => {
-                Error::Tensors { path, detail: format!("{}: {detail}", told()) }
-            }
-            other => other,
-        })?;
+        let read = open(Path::new(&name))
+            .and_then(|file| load_operator(&file, &operator, native.dit.hidden, device))
+            .map_err(|e| told(e, entry, &operator, (block, slot)))?;
         *model.blocks_mut()[block].operator_mut(slot) = read;
     }
     Ok((model, grafted))
+}
+
+/// An error about tensors, with what the recipe says of them.
+fn told(error: Error, entry: usize, operator: &OperatorConfig, (block, slot): (usize, Slot)) -> Error {
+    let Error::Tensors { path, detail } = error else { return error };
+    let (entry, name, slot) = (entry + 1, operator.name(), slot.name());
+    let detail = format!("[[graft]] entry {entry} says {name} in {slot} of block {block}: {detail}");
+    Error::Tensors { path, detail }
 }
 
 fn open(path: &Path) -> Result<Checkpoint> {
@@ -70,13 +67,12 @@ fn check_names(files: &[String], sites: impl Iterator<Item = usize>, entries: us
     }
     let mut blocks = vec![0; entries];
     sites.for_each(|entry| blocks[entry] += 1);
-    for (name, blocks) in
-        files.iter().zip(blocks).filter(|(name, blocks)| *blocks > 1 && !name.contains(BLOCK))
-    {
-        return Err(Error::Usage(format!(
-            "--operators {name}: its [[graft]] entry names {blocks} blocks; write {BLOCK} where a file's name has the block's \
-             index"
-        )));
+    let mut unclear = files.iter().zip(blocks).filter(|(name, blocks)| *blocks > 1 && !name.contains(BLOCK));
+    match unclear.next() {
+        None => Ok(()),
+        Some((name, blocks)) => Err(Error::Usage(format!(
+            "--operators {name}: its [[graft]] entry names {blocks} blocks; write {BLOCK} where a file's name has the \
+             block's index"
+        ))),
     }
-    Ok(())
 }

@@ -16,12 +16,12 @@ use crate::plan::{self, Plan};
 pub struct Planned {
     /// The model before and after.
     pub plan: Plan,
-    /// Whether the sizes are those that the recipe names, because its checkpoint is not on this machine. Blocks that the
+    /// Whether the sizes are those that the recipe names, because its checkpoint is no file here. Blocks that the
     /// checkpoint's attention would choose are then the first ones.
     pub unread: bool,
 }
 
-/// Plans a recipe. Sizes that the recipe names stand for a checkpoint that is not on this machine; without them it is
+/// Plans a recipe. Sizes that the recipe names stand for a checkpoint that is no file here; without them it is
 /// fetched. Nothing is computed but the locality of the teacher's attention, where the recipe chooses blocks by it and the
 /// run folder `out` does not hold it yet.
 ///

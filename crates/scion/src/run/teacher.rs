@@ -42,7 +42,7 @@ fn open_checkpoint(name: &str, unpack_to: &Path) -> Result<Checkpoint> {
     Checkpoint::open(&resolve(name)?)
 }
 
-/// Whether a checkpoint can be opened without a download.
+/// Whether a checkpoint is embedded or a file here, so that opening it never asks the hub.
 pub fn is_at_hand(name: &str) -> bool {
     name == EMBEDDED_NAME || Path::new(name).exists()
 }
