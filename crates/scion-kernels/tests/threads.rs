@@ -4,6 +4,7 @@ mod common;
 
 use burn::Tensor;
 use common::{tensor, values};
+use scion_kernels::adapted::adapted_linear;
 use scion_kernels::attention::{Window, attention};
 use scion_kernels::conv::short_conv;
 use scion_kernels::hyena::gated_conv;
@@ -29,11 +30,16 @@ fn all() -> Vec<(&'static str, [Vec<f32>; 2])> {
     let modulation = || tensor([n, 6 * width], 3, 1.0);
     let (w1, b1) = (tensor([hidden, width], 4, 0.2), tensor([hidden], 5, 1.0));
     let (w2, b2) = (tensor([width, hidden], 6, 0.2), tensor([width], 7, 1.0));
+    let (a, b) = (tensor([16, width], 10, 0.2), tensor([hidden, 16], 11, 0.2));
+    let adapted = |x, a, b| adapted_linear(x, w1.clone(), b1.clone(), a, b, 0.5, Activation::GeluTanh);
     let (filter, bias) = (tensor([3 * width, 4], 8, 1.0), tensor([3 * width], 9, 1.0));
     vec![
         ("linear", run(x(), |x| linear(x, w1.clone(), b1.clone(), Activation::GeluTanh))),
         ("linear's weight", run(w1.clone(), |w| linear(x(), w, b1.clone(), Activation::None))),
         ("linear's bias", run(b1.clone(), |b| linear(x(), w1.clone(), b, Activation::None))),
+        ("adapted linear", run(x(), |x| adapted(x, a.clone(), b.clone()))),
+        ("adapter's A", run(a.clone(), |a| adapted(x(), a, b.clone()))),
+        ("adapter's B", run(b.clone(), |b| adapted(x(), a.clone(), b))),
         ("mlp", run(x(), |x| mlp(x, w1.clone(), b1.clone(), w2.clone(), b2.clone()))),
         ("mlp's weight", run(w2.clone(), |w| mlp(x(), w1.clone(), b1.clone(), w, b2.clone()))),
         ("norm", run(x(), |x| modulated_norm(x, modulation(), 0, 1, 1e-6))),

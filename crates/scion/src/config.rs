@@ -109,6 +109,8 @@ pub enum DataSource {
     FashionMnist,
     /// A folder with one sub-folder of PNG, JPEG or WebP images a class.
     ImageFolder,
+    /// No data set: images that the teacher draws, of every class in turn, once a run.
+    Teacher,
 }
 
 /// The training images.
@@ -126,6 +128,67 @@ pub struct DataConfig {
     /// Whether images that cannot be read are left out (and counted) instead of stopping the run.
     #[serde(default)]
     pub skip_broken: bool,
+    /// Images that the teacher draws; 10,000 where it is left out. They are drawn as `[sample]` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<usize>,
+    /// Model calls for each of them; those of `[sample]` where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<usize>,
+    /// Their guidance; that of `[sample]` where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cfg: Option<f64>,
+}
+
+/// Images that a teacher draws unless the recipe says how many.
+const TEACHER_IMAGES: usize = 10_000;
+
+impl DataConfig {
+    /// How the teacher's images are drawn, for the source that draws them.
+    pub fn drawn(&self, sample: &SampleConfig) -> SampleConfig {
+        SampleConfig {
+            count: self.count.unwrap_or(TEACHER_IMAGES),
+            steps: self.steps.unwrap_or(sample.steps),
+            cfg: self.cfg.unwrap_or(sample.cfg),
+            ..sample.clone()
+        }
+    }
+
+    /// Writes out what is left to defaults.
+    fn resolve(&mut self, sample: &SampleConfig) {
+        if self.source == DataSource::Teacher {
+            let SampleConfig { count, steps, cfg, .. } = self.drawn(sample);
+            (self.count, self.steps, self.cfg) = (Some(count), Some(steps), Some(cfg));
+        }
+    }
+
+    fn check(&self, recipe: &Recipe) -> std::result::Result<(), String> {
+        if !(self.fraction > 0.0 && self.fraction <= 1.0) {
+            return Err(format!("fraction must lie in (0, 1], found {}", self.fraction));
+        }
+        if self.source != DataSource::Teacher {
+            let set = [
+                ("count", self.count.is_some()),
+                ("steps", self.steps.is_some()),
+                ("cfg", self.cfg.is_some()),
+            ];
+            return match set.iter().find(|(_, there)| *there) {
+                Some((name, _)) => {
+                    Err(format!("{name} says how a teacher draws; expected source = \"teacher\" with it"))
+                }
+                None => Ok(()),
+            };
+        }
+        if self.path.is_some() {
+            return Err("path is set, but source = \"teacher\" reads no files".into());
+        }
+        if recipe.model.checkpoint.is_none() || recipe.pretrain.is_some() {
+            return Err(
+                "source = \"teacher\" needs a trained model: expected model.checkpoint, and no [pretrain]"
+                    .into(),
+            );
+        }
+        self.drawn(&recipe.sample).check()
+    }
 }
 
 fn one() -> f64 {
@@ -134,7 +197,15 @@ fn one() -> f64 {
 
 impl Default for DataConfig {
     fn default() -> Self {
-        Self { source: DataSource::Embedded, path: None, fraction: 1.0, skip_broken: false }
+        Self {
+            source: DataSource::Embedded,
+            path: None,
+            fraction: 1.0,
+            skip_broken: false,
+            count: None,
+            steps: None,
+            cfg: None,
+        }
     }
 }
 
@@ -270,8 +341,12 @@ impl Recipe {
     /// # Errors
     /// As [`Recipe::read`].
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
-        let recipe: Self = toml::from_str(text)
+        let mut recipe: Self = toml::from_str(text)
             .map_err(|e| Error::Recipe { path: path.into(), detail: explain(&e, text) })?;
+        recipe.data.resolve(&recipe.sample);
+        if let Some(finetune) = &mut recipe.finetune {
+            finetune.resolve();
+        }
         recipe.check().map_err(|detail| Error::Recipe { path: path.into(), detail })?;
         Ok(recipe)
     }
@@ -282,9 +357,7 @@ impl Recipe {
     }
 
     fn check(&self) -> std::result::Result<(), String> {
-        if !(self.data.fraction > 0.0 && self.data.fraction <= 1.0) {
-            return Err(format!("data.fraction must lie in (0, 1], found {}", self.data.fraction));
-        }
+        self.data.check(self).map_err(|e| format!("data.{e}"))?;
         if self.model.checkpoint.is_some() == (self.model.preset.is_some() || self.model.sizes.is_some()) {
             return Err("[model] needs either `checkpoint`, or `preset` or `sizes` for a fresh model".into());
         }
@@ -292,6 +365,12 @@ impl Recipe {
             if let Some(train) = train {
                 train.check().map_err(|e| format!("{name}.{e}"))?;
             }
+        }
+        if let Some(pretrain) = &self.pretrain {
+            pretrain.check_pretraining().map_err(|e| format!("pretrain.{e}"))?;
+        }
+        if let Some(finetune) = &self.finetune {
+            finetune.check_finetuning().map_err(|e| format!("finetune.{e}"))?;
         }
         if let Some(distill) = &self.distill {
             distill.check().map_err(|e| format!("distill.{e}"))?;

@@ -24,7 +24,7 @@ use crate::plan;
 use crate::run::{
     QUICKSTART, Teacher, embedded_teacher, new_sites, sample_images, training_images, with_fresh_operators,
 };
-use crate::train::{Distiller, RegressionLoss, Step, TrainState, Trainer, collect, descend, regression_loss};
+use crate::train::{Distiller, RegressionLoss, Step, Trainer, collect, descend, regression_loss};
 
 /// Images of a step of the first five workloads.
 const BATCH: usize = 8;
@@ -291,7 +291,7 @@ fn stage2() -> Result<Job> {
     let Start { recipe, teacher, grafted, batches, .. } = start()?;
     let config = recipe.finetune.expect("the quickstart has a stage 2");
     let sizes = teacher.architecture.dit;
-    let mut trainer = Some(Trainer::new(grafted, sizes, config, recipe.seed, TrainState::default()));
+    let mut trainer = Some(Trainer::new(grafted, sizes, config, recipe.seed));
     let step = move || {
         let current = trainer.take().expect("a step that fails ends the measurement");
         let batch = batches.batch(current.state().step, EMBEDDED_BATCH)?;

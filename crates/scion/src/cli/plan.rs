@@ -99,5 +99,6 @@ fn architectures(recipe: &Recipe) -> Result<(Architecture, Architecture)> {
         }
     };
     let grafted = crate::plan::graft(&native, &recipe.grafts)?;
+    crate::plan::check_finetuning(recipe, &native, &grafted)?;
     Ok((native, grafted))
 }

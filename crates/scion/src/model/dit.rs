@@ -99,6 +99,17 @@ impl Dit {
         self.head(tokens, c)
     }
 
+    /// [`Dit::forward`], and the tokens [N, T, D] after every block.
+    pub fn forward_with_blocks(&self, x: Tensor<4>, t: &[f32], y: &[usize]) -> (Tensor<4>, Vec<Tensor<3>>) {
+        let (mut tokens, c) = self.embed(x, t, y);
+        let mut after = Vec::with_capacity(self.blocks.len());
+        for (index, block) in self.blocks.iter().enumerate() {
+            tokens = block.forward(index, tokens, &c, &mut |_, _, _, _| {});
+            after.push(tokens.clone());
+        }
+        (self.head(tokens, c), after)
+    }
+
     /// Tokens [N, T, D] and conditioning [N, D] before the first block.
     pub(super) fn embed(&self, x: Tensor<4>, t: &[f32], y: &[usize]) -> (Tensor<3>, Tensor<2>) {
         let tokens = self.x_embedder.forward(x) + self.pos_embed.val().unsqueeze();

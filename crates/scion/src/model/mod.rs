@@ -14,4 +14,6 @@ pub use config::{Architecture, DitConfig, PRESETS, Replacement};
 pub use dit::Dit;
 pub use file::{architecture_of, load, save_scion, save_scion_as, tensor_sources};
 pub(crate) use parameters::Path;
-pub use parameters::{apply_weights, fingerprint, native_shape, parameters, update_parameters};
+pub use parameters::{
+    apply_weights, fingerprint, native_shape, parameters, trained, update_parameters, update_selected,
+};

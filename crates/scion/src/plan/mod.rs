@@ -1,7 +1,9 @@
 //! What a recipe would change: from block selections to a checked architecture.
 
+mod finetuning;
 mod selection;
 
+pub use finetuning::{BlockPair, check_finetuning, matched_blocks};
 pub use selection::BlockSelection;
 
 use crate::config::GraftConfig;

@@ -24,6 +24,9 @@ struct Line {
     val_loss: Option<f64>,
     mse: Option<f64>,
     vb: Option<f64>,
+    teacher_noise: Option<f64>,
+    teacher_variance: Option<f64>,
+    teacher_blocks: Option<f64>,
     lr: Option<f64>,
     grad_norm: Option<f64>,
 }
@@ -115,7 +118,17 @@ fn step_curves(lines: &[Line]) -> Vec<Curve> {
     type Lines = &'static [(&'static str, Pick)];
     let charts: [(&str, &str, Lines); 4] = [
         ("loss", "loss", &[("training", |l| l.loss), ("validation", |l| l.val_loss)]),
-        ("loss terms", "loss", &[("mean squared error", |l| l.mse), ("variational bound", |l| l.vb)]),
+        (
+            "loss terms",
+            "loss",
+            &[
+                ("mean squared error", |l| l.mse),
+                ("variational bound", |l| l.vb),
+                ("teacher's noise", |l| l.teacher_noise),
+                ("teacher's variance", |l| l.teacher_variance),
+                ("teacher's block outputs", |l| l.teacher_blocks),
+            ],
+        ),
         ("gradient norm", "norm", &[("gradient norm", |l| l.grad_norm)]),
         ("learning rate", "rate", &[("learning rate", |l| l.lr)]),
     ];

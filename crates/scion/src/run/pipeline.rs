@@ -8,10 +8,10 @@ use burn::tensor::Device;
 use super::evaluate::{Judge, Scores, evaluation_samples, labels, latencies};
 use super::folder::RunFolder;
 use super::graft::{new_sites, place, with_fresh_operators};
-use super::pretrain::train;
+use super::pretrain::{Training, train};
 use super::results;
 use super::stage1::{Regrown, stage1};
-use super::teacher::{Teacher, load_teacher};
+use super::teacher::{EMBEDDED_NAME, Teacher, load_teacher};
 use crate::capture::Site;
 use crate::checkpoint::Checkpoint;
 use crate::config::{DataSource, Recipe};
@@ -92,6 +92,7 @@ impl<'a> Job<'a> {
         let teacher = load_teacher(&recipe.model, folder, &device)?;
         folder.claim(&fingerprint(&teacher.model))?;
         let grafted = plan::graft(&teacher.architecture, &recipe.grafts)?;
+        plan::check_finetuning(recipe, &teacher.architecture, &grafted)?;
         let sites = new_sites(&teacher.architecture, &grafted);
         if sites.is_empty() {
             return Err(Error::Plan("the recipe grafts nothing; add a [[graft]] entry".into()));
@@ -142,7 +143,8 @@ impl<'a> Job<'a> {
         }
         let config = self.recipe.finetune.as_ref().expect("checked before the run");
         let tracked = stage1.clone().train();
-        let model = train(self.recipe, config, &self.grafted, tracked, folder, "stage2", self.quiet)?;
+        let training = Training::Finetuning { teacher: &self.teacher, sites: &self.sites };
+        let model = train(self.recipe, config, &training, &self.grafted, tracked, folder, self.quiet)?;
         // Comes last: where this file is there, the stage is done.
         save_scion(&model, &self.grafted, &file)?;
         folder.remove("stage2.state.safetensors")?;
@@ -199,7 +201,11 @@ impl<'a> Job<'a> {
     /// Whether the embedded classifier can judge this model's images.
     fn judged(&self) -> bool {
         let sizes = &self.teacher.architecture.dit;
-        let fashion = self.recipe.data.source != DataSource::ImageFolder;
+        let fashion = match self.recipe.data.source {
+            DataSource::Embedded | DataSource::FashionMnist => true,
+            DataSource::ImageFolder => false,
+            DataSource::Teacher => self.recipe.model.checkpoint.as_deref() == Some(EMBEDDED_NAME),
+        };
         fashion && (sizes.in_channels, sizes.input_size, sizes.num_classes) == (1, 28, 10)
     }
 

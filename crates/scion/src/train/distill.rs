@@ -79,7 +79,7 @@ impl Distiller {
     /// # Errors
     /// When the file is damaged or belongs to another run.
     pub fn resume(mut self, purpose: &str, path: &Path) -> Result<Self> {
-        (self.operators, self.state) = TrainState::load(self.operators, purpose, path)?;
+        (self.operators, self.state) = TrainState::load(self.operators, |_| true, purpose, path)?;
         Ok(self)
     }
 
@@ -88,7 +88,7 @@ impl Distiller {
     /// # Errors
     /// When the file cannot be written.
     pub fn save(&self, purpose: &str, path: &Path) -> Result<()> {
-        self.state.save(&self.operators, purpose, path)
+        self.state.save(&self.operators, |_| true, purpose, path)
     }
 
     /// Steps done.
