@@ -1,5 +1,7 @@
 //! Recipes: everything a run depends on, in one TOML file.
 
+mod data;
+
 use std::path::{Path, PathBuf};
 
 use scion_kernels::Precision;
@@ -137,58 +139,6 @@ pub struct DataConfig {
     /// Their guidance; that of `[sample]` where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cfg: Option<f64>,
-}
-
-/// Images that a teacher draws unless the recipe says how many.
-const TEACHER_IMAGES: usize = 10_000;
-
-impl DataConfig {
-    /// How the teacher's images are drawn, for the source that draws them.
-    pub fn drawn(&self, sample: &SampleConfig) -> SampleConfig {
-        SampleConfig {
-            count: self.count.unwrap_or(TEACHER_IMAGES),
-            steps: self.steps.unwrap_or(sample.steps),
-            cfg: self.cfg.unwrap_or(sample.cfg),
-            ..sample.clone()
-        }
-    }
-
-    /// Writes out what is left to defaults.
-    fn resolve(&mut self, sample: &SampleConfig) {
-        if self.source == DataSource::Teacher {
-            let SampleConfig { count, steps, cfg, .. } = self.drawn(sample);
-            (self.count, self.steps, self.cfg) = (Some(count), Some(steps), Some(cfg));
-        }
-    }
-
-    fn check(&self, recipe: &Recipe) -> std::result::Result<(), String> {
-        if !(self.fraction > 0.0 && self.fraction <= 1.0) {
-            return Err(format!("fraction must lie in (0, 1], found {}", self.fraction));
-        }
-        if self.source != DataSource::Teacher {
-            let set = [
-                ("count", self.count.is_some()),
-                ("steps", self.steps.is_some()),
-                ("cfg", self.cfg.is_some()),
-            ];
-            return match set.iter().find(|(_, there)| *there) {
-                Some((name, _)) => {
-                    Err(format!("{name} says how a teacher draws; expected source = \"teacher\" with it"))
-                }
-                None => Ok(()),
-            };
-        }
-        if self.path.is_some() {
-            return Err("path is set, but source = \"teacher\" reads no files".into());
-        }
-        if recipe.model.checkpoint.is_none() || recipe.pretrain.is_some() {
-            return Err(
-                "source = \"teacher\" needs a trained model: expected model.checkpoint, and no [pretrain]"
-                    .into(),
-            );
-        }
-        self.drawn(&recipe.sample).check()
-    }
 }
 
 fn one() -> f64 {
@@ -439,6 +389,17 @@ mod tests {
         )
         .unwrap();
         assert_eq!(parse(&recipe.to_toml()).unwrap(), recipe);
+        let recipe = parse(
+            "[model]\ncheckpoint = \"embedded\"\n[data]\nsource = \"teacher\"\n[finetune]\nsteps = 5\nobjective = \"both\"\nmethod = \"lora\"\n",
+        )
+        .unwrap();
+        let text = recipe.to_toml();
+        for default in
+            ["count = 10000", "steps = 25", "cfg = 1.5", "blocks = 0.0", "diffusion = 1.0", "rank = 16"]
+        {
+            assert!(text.contains(default), "{default} is not in {text}");
+        }
+        assert_eq!(parse(&text).unwrap(), recipe);
     }
 
     #[test]

@@ -227,7 +227,7 @@ mod tests {
         let text = r#"{"stage":"stage1","block":1,"slot":"attention","step":10,"epoch":1,"loss":0.9,"val_loss":0.8}
 {"stage":"stage1","block":0,"slot":"attention","step":10,"epoch":1,"loss":0.5}
 {"stage":"stage2","step":1,"loss":1.0,"mse":0.9,"vb":0.1,"lr":0.0001,"grad_norm":null}
-{"stage":"stage2","step":2,"loss":0.8}
+{"stage":"stage2","step":2,"loss":0.8,"teacher_noise":0.3}
 {"stage":"stage2","step":2,"loss":0.7}
 {"stage":"stage2","st"#;
         let curves = read(text).unwrap();
@@ -244,6 +244,8 @@ mod tests {
         );
         assert_eq!(curves[1].series[0].name, "block 0");
         assert_eq!(curves[2].series[0].points, [(1.0, 1.0), (2.0, 0.7)]);
+        let terms: Vec<&str> = curves[3].series.iter().map(|s| s.name.as_str()).collect();
+        assert_eq!(terms, ["mean squared error", "variational bound", "teacher's noise"]);
     }
 
     #[test]

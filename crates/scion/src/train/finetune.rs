@@ -192,7 +192,7 @@ impl LoraConfig {
         }
         if let Some(group) = self.layers.iter().find(|group| self.full.contains(group)) {
             let name = serde_json::to_string(group).expect("group names are plain strings");
-            return Err(format!("{name} is in layers and in full; expected it in one of them"));
+            return Err(format!("full has {name}, which layers has too; expected it in one of them"));
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ pub(super) struct Slopes {
 }
 
 /// A forward pass that can be gone through backwards once.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 pub(super) enum Pass<'a> {
     /// All activations are kept.
     Whole { out: Tensor<4>, blocks: Vec<Tensor<3>> },

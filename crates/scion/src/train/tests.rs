@@ -356,7 +356,8 @@ fn training_adapters_leaves_the_weights_alone() {
         let averaged = trainer.ema_model().unwrap();
         assert_eq!(values_of(&averaged).len(), values_of(&model(1, &Device::flex())).len());
         assert_ne!(out(&averaged), out(&model(1, &Device::flex())));
-        let file = tempfile::tempdir().unwrap().keep().join("state.safetensors");
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("state.safetensors");
         trainer.save("test", &file).unwrap();
         let stored = crate::checkpoint::Checkpoint::open(&file).unwrap();
         assert!(stored.names().all(|name| name.contains(".lora_")));
