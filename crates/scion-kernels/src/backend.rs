@@ -13,6 +13,7 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Flex, backend_extension};
 
+use crate::adapted::AdaptedLinear;
 use crate::array::Array;
 use crate::attention::Attention;
 use crate::conv::ShortConv;
@@ -49,6 +50,14 @@ pub trait KernelBackend: Backend {
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         op: Linear,
+    ) -> FloatTensor<Self>;
+    fn fused_adapted_linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        op: AdaptedLinear,
     ) -> FloatTensor<Self>;
     fn fused_mlp(
         x: FloatTensor<Self>,
@@ -120,6 +129,16 @@ impl KernelBackend for Flex {
         op: Linear,
     ) -> FloatTensor<Self> {
         run(op, [x, w, b])
+    }
+    fn fused_adapted_linear(
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        op: AdaptedLinear,
+    ) -> FloatTensor<Self> {
+        run(op, [x, w, bias, a, b])
     }
     fn fused_mlp(
         x: FloatTensor<Self>,
@@ -209,6 +228,16 @@ impl<C: CheckpointStrategy> KernelBackend for Autodiff<Flex, C> {
         op: Linear,
     ) -> FloatTensor<Self> {
         track::<_, C, 3>(op, [x, w, b])
+    }
+    fn fused_adapted_linear(
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        op: AdaptedLinear,
+    ) -> FloatTensor<Self> {
+        track::<_, C, 5>(op, [x, w, bias, a, b])
     }
     fn fused_mlp(
         x: FloatTensor<Self>,

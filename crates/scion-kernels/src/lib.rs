@@ -6,6 +6,7 @@
 #[macro_use]
 mod multiversion;
 
+pub mod adapted;
 mod array;
 pub mod attention;
 mod backend;
@@ -35,7 +36,7 @@ use array::Array;
 pub use backend::KernelBackend;
 pub use gemm::Precision;
 pub use packed::PackedWeights;
-pub use pull::backward;
+pub use pull::{backward, pull};
 
 static BF16: AtomicBool = AtomicBool::new(false);
 

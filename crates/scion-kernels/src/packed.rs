@@ -27,6 +27,12 @@ thread_local! {
     static IN_USE: RefCell<Option<PackedWeights>> = const { RefCell::new(None) };
 }
 
+impl std::fmt::Debug for PackedWeights {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PackedWeights({})", self.0.borrow().len())
+    }
+}
+
 impl PackedWeights {
     /// Runs `f`; in it, forward passes without gradients pack the weights of linear layers and MLPs here at first use,
     /// and later find them. A weight that has been changed meanwhile is another tensor, and is packed anew.

@@ -29,12 +29,21 @@ impl Kernel<1> for Pull {
     }
 }
 
+/// The beginning of a backward pass: a scalar whose gradient by `out` is `slope`, row-major. The gradients of a loss of
+/// several tensors are those of the sum of their scalars.
+///
+/// # Panics
+/// If `slope` has another size than `out`.
+pub fn pull<const D: usize>(out: Tensor<D>, slope: Vec<f32>) -> Tensor<1> {
+    let slope = Array::from_vec(slope, out.dims());
+    let pull = <Dispatch as KernelBackend>::fused_pull(out.into_dispatch(), Pull { slope });
+    Tensor::from_dispatch(pull)
+}
+
 /// Gradients of everything that `out` depends on, of a loss whose gradient by `out` is `slope`, row-major.
 ///
 /// # Panics
 /// If `slope` has another size than `out`, or `out` records no gradients.
 pub fn backward<const D: usize>(out: Tensor<D>, slope: Vec<f32>) -> Gradients {
-    let slope = Array::from_vec(slope, out.dims());
-    let pull = <Dispatch as KernelBackend>::fused_pull(out.into_dispatch(), Pull { slope });
-    Tensor::<1>::from_dispatch(pull).backward()
+    pull(out, slope).backward()
 }

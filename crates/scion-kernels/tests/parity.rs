@@ -4,6 +4,7 @@
 mod common;
 
 use common::{tensor, values};
+use scion_kernels::adapted::{adapted_linear, adapted_linear_reference};
 use scion_kernels::attention::{Window, attention, attention_reference};
 use scion_kernels::conv::{short_conv, short_conv_reference};
 use scion_kernels::feature_conv::{gated_feature_conv, gated_feature_conv_reference};
@@ -55,6 +56,40 @@ fn linear_matches_reference() {
                 2e-5
             );
         }
+    }
+}
+
+#[test]
+fn adapted_linear_matches_reference() {
+    for (rows, inputs, outputs, rank) in [(1, 1, 1, 1), (3, 5, 7, 2), (17, 33, 49, 9), (130, 128, 512, 16)] {
+        for activation in [Activation::None, Activation::GeluTanh] {
+            let x = tensor([1, rows, inputs], 1, 2.0);
+            let w = tensor([outputs, inputs], 2, 0.5);
+            let bias = tensor([outputs], 3, 1.0);
+            let a = tensor([rank, inputs], 4, 0.5);
+            let b = tensor([outputs, rank], 5, 0.5);
+            let inputs = || (x.clone(), w.clone(), bias.clone(), a.clone(), b.clone());
+            let fused = |(x, w, bias, a, b)| adapted_linear(x, w, bias, a, b, 0.75, activation);
+            let reference = |(x, w, bias, a, b)| adapted_linear_reference(x, w, bias, a, b, 0.75, activation);
+            check!(
+                format!("adapted linear {rows}, {rank} {activation:?}"),
+                [x, w, bias, a, b],
+                fused(inputs()),
+                reference(inputs()),
+                2e-5
+            );
+        }
+    }
+}
+
+#[test]
+fn an_adapter_of_zero_changes_no_bit() {
+    for activation in [Activation::None, Activation::GeluTanh] {
+        let (x, w, bias) = (tensor([2, 49, 96], 1, 2.0), tensor([130, 96], 2, 0.5), tensor([130], 3, 1.0));
+        let (a, b) = (tensor([8, 96], 4, 1.0), tensor([130, 8], 5, 0.0));
+        let plain = linear(x.clone(), w.clone(), bias.clone(), activation);
+        let adapted = adapted_linear(x, w, bias, a, b, 2.0, activation);
+        assert_eq!(values(adapted), values(plain), "{activation:?}");
     }
 }
 

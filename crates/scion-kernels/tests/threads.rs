@@ -4,6 +4,7 @@ mod common;
 
 use burn::Tensor;
 use common::{tensor, values};
+use scion_kernels::adapted::adapted_linear;
 use scion_kernels::attention::{Window, attention};
 use scion_kernels::conv::short_conv;
 use scion_kernels::feature_conv::gated_feature_conv;
@@ -45,11 +46,16 @@ fn all() -> Vec<(&'static str, [Vec<f32>; 2])> {
         norm: tensor([width], 18, 1.0),
     };
     let a_log = tensor([2 * op.heads], 16, 1.0);
+    let (a, b) = (tensor([16, width], 10, 0.2), tensor([hidden, 16], 11, 0.2));
+    let adapted = |x, a, b| adapted_linear(x, w1.clone(), b1.clone(), a, b, 0.5, Activation::GeluTanh);
     let (filter, bias) = (tensor([3 * width, 4], 8, 1.0), tensor([3 * width], 9, 1.0));
     vec![
         ("linear", run(x(), |x| linear(x, w1.clone(), b1.clone(), Activation::GeluTanh))),
         ("linear's weight", run(w1.clone(), |w| linear(x(), w, b1.clone(), Activation::None))),
         ("linear's bias", run(b1.clone(), |b| linear(x(), w1.clone(), b, Activation::None))),
+        ("adapted linear", run(x(), |x| adapted(x, a.clone(), b.clone()))),
+        ("adapter's A", run(a.clone(), |a| adapted(x(), a, b.clone()))),
+        ("adapter's B", run(b.clone(), |b| adapted(x(), a.clone(), b))),
         ("mlp", run(x(), |x| mlp(x, w1.clone(), b1.clone(), w2.clone(), b2.clone()))),
         ("mlp's weight", run(w2.clone(), |w| mlp(x(), w1.clone(), b1.clone(), w, b2.clone()))),
         ("norm", run(x(), |x| modulated_norm(x, modulation(), 0, 1, 1e-6))),

@@ -1,5 +1,7 @@
 //! Recipes: everything a run depends on, in one TOML file.
 
+mod data;
+
 use std::path::{Path, PathBuf};
 
 use scion_kernels::Precision;
@@ -140,6 +142,8 @@ pub enum DataSource {
     FashionMnist,
     /// A folder with one sub-folder of PNG, JPEG or WebP images a class.
     ImageFolder,
+    /// No data set: images that the teacher draws, of every class in turn, once a run.
+    Teacher,
 }
 
 /// The training images.
@@ -157,6 +161,15 @@ pub struct DataConfig {
     /// Whether images that cannot be read are left out (and counted) instead of stopping the run.
     #[serde(default)]
     pub skip_broken: bool,
+    /// Images that the teacher draws; 10,000 where it is left out. They are drawn as `[sample]` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<usize>,
+    /// Model calls for each of them; those of `[sample]` where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<usize>,
+    /// Their guidance; that of `[sample]` where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cfg: Option<f64>,
 }
 
 fn one() -> f64 {
@@ -165,7 +178,15 @@ fn one() -> f64 {
 
 impl Default for DataConfig {
     fn default() -> Self {
-        Self { source: DataSource::Embedded, path: None, fraction: 1.0, skip_broken: false }
+        Self {
+            source: DataSource::Embedded,
+            path: None,
+            fraction: 1.0,
+            skip_broken: false,
+            count: None,
+            steps: None,
+            cfg: None,
+        }
     }
 }
 
@@ -306,6 +327,10 @@ impl Recipe {
         if needs_locality(&recipe.grafts) {
             recipe.locality.get_or_insert_default();
         }
+        recipe.data.resolve(&recipe.sample);
+        if let Some(finetune) = &mut recipe.finetune {
+            finetune.resolve();
+        }
         recipe.check().map_err(|detail| Error::Recipe { path: path.into(), detail })?;
         Ok(recipe)
     }
@@ -316,9 +341,7 @@ impl Recipe {
     }
 
     fn check(&self) -> std::result::Result<(), String> {
-        if !(self.data.fraction > 0.0 && self.data.fraction <= 1.0) {
-            return Err(format!("data.fraction must lie in (0, 1], found {}", self.data.fraction));
-        }
+        self.data.check(self).map_err(|e| format!("data.{e}"))?;
         self.model.check()?;
         for (name, train) in [("pretrain", &self.pretrain), ("finetune", &self.finetune)] {
             if let Some(train) = train {
@@ -327,6 +350,12 @@ impl Recipe {
         }
         if let Some(locality) = &self.locality {
             locality.check().map_err(|e| format!("locality.{e}"))?;
+        }
+        if let Some(pretrain) = &self.pretrain {
+            pretrain.check_pretraining().map_err(|e| format!("pretrain.{e}"))?;
+        }
+        if let Some(finetune) = &self.finetune {
+            finetune.check_finetuning().map_err(|e| format!("finetune.{e}"))?;
         }
         if let Some(distill) = &self.distill {
             distill.check().map_err(|e| format!("distill.{e}"))?;
@@ -385,6 +414,17 @@ mod tests {
         )
         .unwrap();
         assert_eq!(parse(&recipe.to_toml()).unwrap(), recipe);
+        let recipe = parse(
+            "[model]\ncheckpoint = \"embedded\"\n[data]\nsource = \"teacher\"\n[finetune]\nsteps = 5\nobjective = \"both\"\nmethod = \"lora\"\n",
+        )
+        .unwrap();
+        let text = recipe.to_toml();
+        for default in
+            ["count = 10000", "steps = 25", "cfg = 1.5", "blocks = 0.0", "diffusion = 1.0", "rank = 16"]
+        {
+            assert!(text.contains(default), "{default} is not in {text}");
+        }
+        assert_eq!(parse(&text).unwrap(), recipe);
     }
 
     #[test]

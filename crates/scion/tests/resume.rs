@@ -230,6 +230,36 @@ fn cached_capture_and_the_turn_to_stage_2_survive_kills() {
     assert_same(&unbroken, &killed, &["stage1.safetensors", "stage2.safetensors", "metrics.jsonl"]);
 }
 
+/// Stage 2 guided by the teacher, on images that the teacher draws, in full and by adapters.
+#[test]
+fn guided_finetuning_survives_kills() {
+    use Moment::{File, Step};
+    for settings in [
+        "teacher = { blocks = 0.5 }\n",
+        "teacher = { blocks = 0.5 }\nactivation-checkpointing = true\nmethod = \"lora\"\nlora = { full = [\"grafted\"] }\n",
+    ] {
+        let bench = Bench::new();
+        let text = fs::read_to_string(bench.graft_recipe("online")).unwrap();
+        let text = text.replace("source = \"embedded\"", "source = \"teacher\"\ncount = 300\nsteps = 3");
+        let text = text.replace("fraction = 0.05", "fraction = 0.9");
+        let objective = format!("objective = \"both\"\n{settings}");
+        let recipe =
+            bench.write("guided.toml", &text.replace("activation-checkpointing = true\n", &objective));
+        let (unbroken, killed) = (bench.path("unbroken"), bench.path("killed"));
+        finish("finetune", &recipe, &unbroken);
+        let moments = [
+            File("teacher-images.parts"),
+            Step("stage1", 20),
+            File("stage2.state.safetensors"),
+            Step("stage2", 20),
+            Step("stage2", 40),
+        ];
+        finish_with_kills("finetune", &recipe, &killed, &moments);
+        let files = ["teacher-images.npz", "stage1.safetensors", "stage2.safetensors", "metrics.jsonl"];
+        assert_same(&unbroken, &killed, &files);
+    }
+}
+
 #[test]
 fn restructures_survive_kills() {
     use Moment::{File, Step};

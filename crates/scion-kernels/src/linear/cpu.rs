@@ -37,16 +37,8 @@ impl Kernel<3> for Linear {
         grad: &Array,
         wanted: [bool; 3],
     ) -> [Option<Array>; 3] {
-        let (rows, outputs) = (x.rows(), grad.width());
-        let through_activation = kept.first().map(|before| {
-            // SAFETY: gelu_backward writes every element.
-            let mut d = unsafe { unfilled(rows * outputs) };
-            d.par_chunks_mut(BLOCK)
-                .zip(before.values().par_chunks(BLOCK))
-                .zip(grad.values().par_chunks(BLOCK))
-                .for_each(|((d, before), grad)| vmath::gelu_backward(before, grad, d));
-            d
-        });
+        let outputs = grad.width();
+        let through_activation = kept.first().map(|before| gelu_gradient(before, grad));
         let dy = through_activation.as_deref().unwrap_or(grad.values());
         [
             wanted[0].then(|| {
@@ -57,6 +49,17 @@ impl Kernel<3> for Linear {
             wanted[2].then(|| bias_gradient(dy, outputs)),
         ]
     }
+}
+
+/// Gradient before GELU from that behind it, both of the size of `before`, GELU's argument.
+pub(crate) fn gelu_gradient(before: &Array, grad: &Array) -> Vec<f32> {
+    // SAFETY: gelu_backward writes every element.
+    let mut d = unsafe { unfilled(before.values().len()) };
+    d.par_chunks_mut(BLOCK)
+        .zip(before.values().par_chunks(BLOCK))
+        .zip(grad.values().par_chunks(BLOCK))
+        .for_each(|((d, before), grad)| vmath::gelu_backward(before, grad, d));
+    d
 }
 
 /// Gradient of a linear layer's input, [rows, in], from that of its output, [rows, out]; `activation` is applied to it.

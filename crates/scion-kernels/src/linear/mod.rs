@@ -8,7 +8,7 @@ use burn::backend::Dispatch;
 
 use crate::backend::KernelBackend;
 use crate::gemm::Precision;
-pub(crate) use cpu::{bias_gradient, input_gradient, weight_gradient};
+pub(crate) use cpu::{bias_gradient, gelu_gradient, input_gradient, weight_gradient};
 pub use reference::linear_reference;
 
 /// What is applied to the product and bias.

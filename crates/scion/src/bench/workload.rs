@@ -21,7 +21,9 @@ use crate::model::{Architecture, Dit, DitConfig, Site, parameters, update_parame
 use crate::operator::{Init, Operator, OperatorConfig};
 use crate::plan::Plan;
 use crate::run::{QUICKSTART, Teacher, embedded_teacher, sample_images, training_images, with_fresh_parts};
-use crate::train::{Distiller, RegressionLoss, Step, TrainState, Trainer, collect, descend, regression_loss};
+use crate::train::{
+    Distiller, LoraConfig, RegressionLoss, Step, Trainer, adapt, collect, descend, regression_loss,
+};
 
 /// Images of a step of the first five workloads.
 const BATCH: usize = 8;
@@ -45,10 +47,12 @@ pub enum Workload {
     Stage2,
     /// Reading one batch of the embedded images.
     Data,
+    /// The finetuning step of DiT-S/2 with adapters of rank 16 beside frozen weights.
+    DitTrainLora,
 }
 
 /// All workloads by name.
-pub const WORKLOADS: [(&str, Workload); 17] = [
+pub const WORKLOADS: [(&str, Workload); 18] = [
     ("dit-forward", Workload::DitForward),
     ("dit-train", Workload::DitTrain),
     ("distil-hyena-x", Workload::Distil(Distilled::HyenaX)),
@@ -66,6 +70,7 @@ pub const WORKLOADS: [(&str, Workload); 17] = [
     ("stage1", Workload::Stage1),
     ("stage2", Workload::Stage2),
     ("data", Workload::Data),
+    ("dit-train-lora", Workload::DitTrainLora),
 ];
 
 /// A workload ready to run.
@@ -93,6 +98,7 @@ impl Workload {
             Self::Stage1 => stage1(),
             Self::Stage2 => stage2(),
             Self::Data => data(),
+            Self::DitTrainLora => dit_train_lora(),
         }
     }
 }
@@ -135,17 +141,28 @@ fn dit_forward() -> Result<Job> {
 
 fn dit_train() -> Result<Job> {
     let sizes = dit_sizes();
-    let device = Device::flex().autodiff();
-    let (x, t, y) = dit_inputs(&sizes);
-    let shape = [BATCH, sizes.in_channels, sizes.input_size, sizes.input_size];
-    let noise = normal(BATCH * sizes.out_channels() * sizes.input_size * sizes.input_size, 3);
     // Backward takes two products for each of the forward pass.
     let gflop = 3.0 * (BATCH * Architecture::native(sizes.clone()).flops()) as f64 / 1e9;
-    let mut learner = Learner::new(random_dit(&sizes, &device)?);
-    let input = Tensor::from_data(TensorData::new(x, shape), &device);
+    let job = dit_step(random_dit(&sizes, &Device::flex().autodiff())?, &sizes);
+    Ok(Job { gflop: Some(gflop), ..job })
+}
+
+fn dit_train_lora() -> Result<Job> {
+    let sizes = dit_sizes();
+    let model = random_dit(&sizes, &Device::flex().autodiff())?;
+    Ok(dit_step(adapt(model, &LoraConfig::default(), &[], 0)?, &sizes))
+}
+
+/// A finetuning step of a model of these sizes.
+fn dit_step(model: Dit, sizes: &DitConfig) -> Job {
+    let (x, t, y) = dit_inputs(sizes);
+    let shape = [BATCH, sizes.in_channels, sizes.input_size, sizes.input_size];
+    let noise = normal(BATCH * sizes.out_channels() * sizes.input_size * sizes.input_size, 3);
+    let input = Tensor::from_data(TensorData::new(x, shape), &model.device());
+    let mut learner = Learner::new(model);
     let step =
         move || learner.step(RegressionLoss::L2, &noise, |model: &Dit| model.forward(input.clone(), &t, &y));
-    Ok(Job { step: Box::new(step), gflop: Some(gflop), images: Some(BATCH) })
+    Job { step: Box::new(step), gflop: None, images: Some(BATCH) }
 }
 
 /// A step of stage 1 of a token mixer on one image.
@@ -271,7 +288,7 @@ fn stage2() -> Result<Job> {
     let Start { recipe, teacher, grafted, batches, .. } = start()?;
     let config = recipe.finetune.expect("the quickstart has a stage 2");
     let sizes = teacher.architecture.dit;
-    let mut trainer = Some(Trainer::new(grafted, sizes, config, recipe.seed, TrainState::default()));
+    let mut trainer = Some(Trainer::new(grafted, sizes, config, recipe.seed));
     let step = move || {
         let current = trainer.take().expect("a step that fails ends the measurement");
         let batch = batches.batch(current.state().step, EMBEDDED_BATCH)?;

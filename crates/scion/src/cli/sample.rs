@@ -158,7 +158,7 @@ impl Drawing<'_> {
         let in_parts = labels.len() > CHUNK;
         let pixels = if in_parts {
             claim(&parts, &self.settings)?;
-            sample_in_parts(model, sizes, sampling, *seed, labels, &parts, on_images)?
+            sample_in_parts(model, sizes, sampling, *seed, labels, 0, &parts, on_images)?
         } else {
             from_unit(&sample_images(model, sizes, sampling, *seed, labels, 0, on_images)?)
         };

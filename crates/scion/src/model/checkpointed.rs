@@ -2,6 +2,8 @@
 //! nothing from inside, and a backward pass that runs each layer again. Memory is one layer's activations and the tokens
 //! before each; time is one forward pass more.
 
+use std::collections::BTreeMap;
+
 use burn::Tensor;
 use burn::module::Module;
 use burn::tensor::Gradients;
@@ -41,9 +43,22 @@ impl<'a> Checkpointed<'a> {
         &self.out
     }
 
-    /// Gradients of a loss whose gradient by the output is `slope`: `see` gets those of the final layer, of every block
-    /// (or pair) from the last to the first, and of the embedders. Every parameter is in one of them.
-    pub fn backward(self, slope: Vec<f32>, mut see: impl FnMut(Gradients)) {
+    /// The tokens [N, T, D] after a block, of two side by side after the second.
+    pub fn after_block(&self, index: usize) -> &Tensor<3> {
+        let layer = self.model.layers().iter().position(|layer| layer.last() == index);
+        let layer = layer.expect("the block is the last of its layer");
+        self.inputs.get(layer + 1).unwrap_or(&self.leaves.0)
+    }
+
+    /// Gradients of a loss whose gradient by the output is `slope`, and by the tokens after some blocks `block_slopes`:
+    /// `see` gets those of the final layer, of every block (or pair) from the last to the first, and of the embedders.
+    /// Every parameter is in one of them, but for those of embedders that do not train.
+    pub fn backward(
+        self,
+        slope: Vec<f32>,
+        mut block_slopes: BTreeMap<usize, Vec<f32>>,
+        mut see: impl FnMut(Gradients),
+    ) {
         let (mut tokens, c) = self.leaves;
         let mut gradients = backward(self.out, slope);
         let mut d_tokens = taken(&tokens, &mut gradients);
@@ -52,12 +67,19 @@ impl<'a> Checkpointed<'a> {
         for (layer, input) in self.model.layers().into_iter().zip(self.inputs).rev() {
             tokens = leaf(input);
             let out = layer.forward(tokens.clone(), &c, &mut |_| {});
-            let mut gradients = backward(out, with_values(&d_tokens, <[f32]>::to_vec));
+            let mut slope = with_values(&d_tokens, <[f32]>::to_vec);
+            if let Some(more) = block_slopes.remove(&layer.last()) {
+                slope.iter_mut().zip(more).for_each(|(slope, more)| *slope += more);
+            }
+            let mut gradients = backward(out, slope);
             d_tokens = taken(&tokens, &mut gradients);
             d_c = d_c + taken(&c, &mut gradients);
             see(gradients);
         }
         let (tokens, c) = self.embedded;
+        if !tokens.is_tracked() && !c.is_tracked() {
+            return;
+        }
         let loss = (tokens * Tensor::from_inner(d_tokens)).sum() + (c * Tensor::from_inner(d_c)).sum();
         see(loss.backward());
     }

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use burn::Tensor;
 use burn::module::{Module, Param};
 use burn::tensor::activation::silu;
@@ -140,6 +142,22 @@ impl Dit {
         }
         tap(Seen::Tokens { before: self.blocks.len(), tokens: &tokens, conditioning: &c });
         self.head(tokens, c)
+    }
+
+    /// [`Dit::forward`], and the tokens [N, T, D] after every block, of two side by side after the second.
+    pub fn forward_with_blocks(
+        &self,
+        x: Tensor<4>,
+        t: &[f32],
+        y: &[usize],
+    ) -> (Tensor<4>, BTreeMap<usize, Tensor<3>>) {
+        let mut after = BTreeMap::new();
+        let out = self.forward_tapped(x, t, y, &mut |seen| {
+            if let Seen::Tokens { before: next @ 1.., tokens, .. } = seen {
+                after.insert(next - 1, tokens.clone());
+            }
+        });
+        (out, after)
     }
 
     /// Tokens [N, T, D] and conditioning [N, D] before the first block.

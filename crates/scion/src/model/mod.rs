@@ -19,5 +19,7 @@ pub use file::{
 };
 pub use pair::{MergeInit, Pair};
 pub(crate) use parameters::Path;
-pub use parameters::{apply_weights, fingerprint, native_shape, parameters, update_parameters};
+pub use parameters::{
+    apply_weights, fingerprint, native_shape, parameters, trained, update_parameters, update_selected,
+};
 pub use part::{Part, Site};

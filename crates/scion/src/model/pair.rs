@@ -75,6 +75,14 @@ impl Layer<'_> {
         }
     }
 
+    /// Index of the last block.
+    pub fn last(&self) -> usize {
+        match *self {
+            Self::Block(index, _) => index,
+            Self::Pair(index, ..) => index + 1,
+        }
+    }
+
     /// Tokens `x` [N, T, D] under conditioning `c` = SiLU(t + y) [N, D] → [N, T, D].
     ///
     /// Of blocks a and b side by side: `x + W·[a(x) − x ; b(x) − x] + bias`.

@@ -1,5 +1,7 @@
 //! Parameters by the names that checkpoints of the original layout use.
 
+use std::collections::BTreeSet;
+
 use burn::Tensor;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::TensorData;
@@ -40,7 +42,11 @@ impl Path {
         };
         let levels: Vec<&str> =
             self.0.iter().map(String::as_str).filter(|l| !l.is_empty()).map(original).collect();
-        levels.join(".").replace("t_embedder.mlp.1.", "t_embedder.mlp.2.")
+        let name = levels.join(".");
+        name.replace("t_embedder.mlp.1.", "t_embedder.mlp.2.")
+            // Adapters as PEFT calls them; Burn's product is a·b, LoRA's is B·A.
+            .replace("weight.lora.a", "lora_B.weight")
+            .replace("weight.lora.b", "lora_A.weight")
     }
 }
 
@@ -95,13 +101,48 @@ pub fn fingerprint<M: Module>(module: &M) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-struct Edit<F> {
+/// Collects the names of the parameters that record gradients.
+#[derive(Default)]
+struct Trained {
     path: Path,
+    names: BTreeSet<String>,
+}
+
+impl ModuleVisitor for Trained {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if param.is_require_grad() {
+            self.names.insert(self.path.name());
+        }
+    }
+
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.exit();
+    }
+}
+
+/// Names of the parameters that record gradients.
+pub fn trained<M: Module>(module: &M) -> BTreeSet<String> {
+    let mut visitor = Trained::default();
+    module.visit(&mut visitor);
+    visitor.names
+}
+
+struct Edit<W, F> {
+    path: Path,
+    wanted: W,
     edit: F,
     result: Result<()>,
 }
 
-impl<F: FnMut(&str, &[usize], bool, &mut [f32]) -> Result<()>> ModuleMapper for Edit<F> {
+impl<W, F> ModuleMapper for Edit<W, F>
+where
+    W: FnMut(&str) -> bool,
+    F: FnMut(&str, &[usize], bool, &mut [f32]) -> Result<()>,
+{
     fn enter_module(&mut self, name: &str, container: &str) {
         self.path.enter(name, container);
     }
@@ -112,6 +153,9 @@ impl<F: FnMut(&str, &[usize], bool, &mut [f32]) -> Result<()>> ModuleMapper for 
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let name = self.path.name();
+        if self.result.is_err() || !(self.wanted)(&name) {
+            return param;
+        }
         let dims = param.val().dims();
         let trains = param.val().is_require_grad();
         param.map(|tensor| {
@@ -119,9 +163,7 @@ impl<F: FnMut(&str, &[usize], bool, &mut [f32]) -> Result<()>> ModuleMapper for 
             let autodiff = tensor.is_autodiff();
             let inner = if autodiff { tensor.inner() } else { tensor };
             let inner = scion_kernels::with_values_mut(inner, |values| {
-                if self.result.is_ok() {
-                    self.result = (self.edit)(&name, &dims, trains, values);
-                }
+                self.result = (self.edit)(&name, &dims, trains, values);
             });
             match (autodiff, tracked) {
                 (true, true) => Tensor::from_inner(inner).require_grad(),
@@ -140,7 +182,19 @@ pub fn update_parameters<M: Module>(
     module: M,
     edit: impl FnMut(&str, &[usize], bool, &mut [f32]) -> Result<()>,
 ) -> Result<M> {
-    let mut mapper = Edit { path: Path::default(), edit, result: Ok(()) };
+    update_selected(module, |_| true, edit)
+}
+
+/// [`update_parameters`] of those whose name is wanted. The others go on sharing their memory with other modules.
+///
+/// # Errors
+/// As [`update_parameters`].
+pub fn update_selected<M: Module>(
+    module: M,
+    wanted: impl FnMut(&str) -> bool,
+    edit: impl FnMut(&str, &[usize], bool, &mut [f32]) -> Result<()>,
+) -> Result<M> {
+    let mut mapper = Edit { path: Path::default(), wanted, edit, result: Ok(()) };
     let module = module.map(&mut mapper);
     mapper.result.map(|()| module)
 }

@@ -1,5 +1,6 @@
 use burn::Tensor;
-use burn::module::{Module, Param};
+use burn::module::{LoraAdapter, Module, Param};
+use scion_kernels::adapted::adapted_linear;
 use scion_kernels::conv::short_conv;
 use scion_kernels::hyena::{gated_conv, gated_inner};
 use scion_kernels::linear::{Activation, linear};
@@ -36,9 +37,26 @@ impl Linear {
         }
     }
 
-    /// `x·Wᵀ + b`: [.., in] → [.., out].
+    /// `x·Wᵀ + b`: [.., in] → [.., out]; where the weight has a low-rank adapter, W with it.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        linear(x, self.weight.val(), self.bias.val(), Activation::None)
+        self.activated(x, Activation::None)
+    }
+
+    /// [`Linear::forward`] and an activation.
+    pub(super) fn activated<const D: usize>(&self, x: Tensor<D>, activation: Activation) -> Tensor<D> {
+        let (weight, bias) = (self.weight.base(), self.bias.val());
+        match self.weight.adapter() {
+            // Burn adds a·b, [out, rank] · [rank, in], so that its `a` is what LoRA calls B.
+            Some(LoraAdapter { a, b, scale }) => {
+                adapted_linear(x, weight, bias, b.val(), a.val(), *scale as f32, activation)
+            }
+            None => linear(x, weight, bias, activation),
+        }
+    }
+
+    /// Whether the weight has a low-rank adapter.
+    pub(super) fn is_adapted(&self) -> bool {
+        self.weight.adapter().is_some()
     }
 }
 

@@ -1,5 +1,6 @@
 use burn::Tensor;
 use burn::module::Module;
+use scion_kernels::linear::Activation;
 use scion_kernels::mlp::mlp;
 use serde::{Deserialize, Serialize};
 
@@ -73,6 +74,9 @@ impl Mlp {
     /// [N, T, D] → [N, T, D].
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let (fc1, fc2) = (&self.fc1, &self.fc2);
+        if fc1.is_adapted() || fc2.is_adapted() {
+            return fc2.forward(fc1.activated(x, Activation::GeluTanh));
+        }
         mlp(x, fc1.weight.val(), fc1.bias.val(), fc2.weight.val(), fc2.bias.val())
     }
 }

@@ -1,5 +1,6 @@
 //! What a recipe would change: from selections of blocks to a checked edit.
 
+mod finetuning;
 mod foreign;
 mod inherit;
 mod locality;
@@ -8,6 +9,7 @@ mod selection;
 
 use std::collections::BTreeMap;
 
+pub use finetuning::{BlockPair, check_finetuning, matched_blocks};
 pub use foreign::{grafted_architecture, model_architecture, refuse_restructures};
 pub use inherit::{Ancestor, check_inherits, needs_activations};
 pub use locality::{LocalityConfig, choose, needs_locality};

@@ -25,6 +25,9 @@ struct Line {
     val_loss: Option<f64>,
     mse: Option<f64>,
     vb: Option<f64>,
+    teacher_noise: Option<f64>,
+    teacher_variance: Option<f64>,
+    teacher_blocks: Option<f64>,
     lr: Option<f64>,
     grad_norm: Option<f64>,
 }
@@ -122,7 +125,17 @@ fn step_curves(lines: &[Line]) -> Vec<Curve> {
     type Lines = &'static [(&'static str, Pick)];
     let charts: [(&str, &str, Lines); 4] = [
         ("loss", "loss", &[("training", |l| l.loss), ("validation", |l| l.val_loss)]),
-        ("loss terms", "loss", &[("mean squared error", |l| l.mse), ("variational bound", |l| l.vb)]),
+        (
+            "loss terms",
+            "loss",
+            &[
+                ("mean squared error", |l| l.mse),
+                ("variational bound", |l| l.vb),
+                ("teacher's noise", |l| l.teacher_noise),
+                ("teacher's variance", |l| l.teacher_variance),
+                ("teacher's block outputs", |l| l.teacher_blocks),
+            ],
+        ),
         ("gradient norm", "norm", &[("gradient norm", |l| l.grad_norm)]),
         ("learning rate", "rate", &[("learning rate", |l| l.lr)]),
     ];
@@ -222,7 +235,7 @@ mod tests {
 {"stage":"stage1","block":0,"slot":"attention","step":10,"epoch":1,"loss":0.5}
 {"stage":"stage1","block":2,"second":3,"slot":"pair","step":10,"loss":0.3}
 {"stage":"stage2","step":1,"loss":1.0,"mse":0.9,"vb":0.1,"lr":0.0001,"grad_norm":null}
-{"stage":"stage2","step":2,"loss":0.8}
+{"stage":"stage2","step":2,"loss":0.8,"teacher_noise":0.3}
 {"stage":"stage2","step":2,"loss":0.7}
 {"stage":"stage2","st"#;
         let curves = read(text).unwrap();
@@ -241,6 +254,8 @@ mod tests {
         assert_eq!(curves[1].series[0].name, "block 0");
         assert_eq!(curves[2].series[0].name, "blocks 2 and 3");
         assert_eq!(curves[3].series[0].points, [(1.0, 1.0), (2.0, 0.7)]);
+        let terms: Vec<&str> = curves[4].series.iter().map(|s| s.name.as_str()).collect();
+        assert_eq!(terms, ["mean squared error", "variational bound", "teacher's noise"]);
     }
 
     #[test]

@@ -126,7 +126,7 @@ pub(super) fn evaluation_samples(
     let labels = labels(recipe.sample.count, sizes.num_classes);
     let mut progress = Progress::new(&format!("sample {}", name.id()), labels.len() as u64, 0, quiet);
     let mut done = 0;
-    let pixels = sample_in_parts(model, sizes, &recipe.sample, recipe.seed, &labels, &parts, |count| {
+    let pixels = sample_in_parts(model, sizes, &recipe.sample, recipe.seed, &labels, 0, &parts, |count| {
         done += count as u64;
         progress.set(done, "");
     })?;

@@ -44,6 +44,10 @@ const TEACHER: &str = "teacher.sha256";
 /// Where a run keeps the embedded teacher.
 pub(super) const UNPACKED_TEACHER: &str = "teacher.safetensors";
 
+/// Where a run keeps the images that its teacher drew, and those drawn so far.
+pub(super) const TEACHER_IMAGES: &str = "teacher-images.npz";
+pub(super) const TEACHER_IMAGE_PARTS: &str = "teacher-images.parts";
+
 impl RunFolder {
     /// Opens a folder for a recipe, making it where it does not exist.
     ///
@@ -246,7 +250,7 @@ fn lock(root: &Path) -> Result<File> {
     }
 }
 
-/// Whether a run has got to anything: a log line, weights or captured activations.
+/// Whether a run has got to anything: a log line, weights, captured activations or images by the teacher.
 fn has_work(root: &Path) -> Result<bool> {
     let io = |e| Error::io("list", root, e);
     for entry in fs::read_dir(root).map_err(io)? {
@@ -254,7 +258,8 @@ fn has_work(root: &Path) -> Result<bool> {
         let name = entry.file_name().to_string_lossy().into_owned();
         let file = [".safetensors", ".act", ".html"].iter().any(|end| name.ends_with(end));
         let line = name == LOG && entry.metadata().map_err(io)?.len() > 0;
-        if line || (file && name != UNPACKED_TEACHER) {
+        let images = [TEACHER_IMAGES, TEACHER_IMAGE_PARTS].contains(&&*name);
+        if line || images || (file && name != UNPACKED_TEACHER) {
             return Ok(true);
         }
     }

@@ -10,10 +10,10 @@ use super::evaluate::{Judge, Scores, evaluation_samples, labels, latencies};
 use super::folder::RunFolder;
 use super::graft::with_fresh_parts;
 use super::locality::{self, Locality};
-use super::pretrain::train;
+use super::pretrain::{Training, train};
 use super::results;
 use super::stage1::{Regrown, stage1};
-use super::teacher::{Teacher, open_teacher};
+use super::teacher::{EMBEDDED_NAME, Teacher, open_teacher};
 use crate::checkpoint::Checkpoint;
 use crate::config::{DataSource, GraftConfig, Recipe};
 use crate::error::{Error, Result};
@@ -92,6 +92,7 @@ impl<'a> Job<'a> {
         let unknown = vec![0.0; architecture.dit.depth];
         let grafts = plan::choose(&recipe.grafts, &unknown)?;
         let draft = Plan::new(&architecture, &grafts, &recipe.restructures)?;
+        plan::check_finetuning(recipe, &draft)?;
         if draft.is_empty() {
             return Err(Error::Plan(
                 "the recipe changes nothing; add a [[graft]] or a [[restructure]] entry".into(),
@@ -151,7 +152,8 @@ impl<'a> Job<'a> {
         }
         let config = self.recipe.finetune.as_ref().expect("checked before the run");
         let tracked = stage1.clone().train();
-        let model = train(self.recipe, config, &self.plan.after, tracked, folder, "stage2", self.quiet)?;
+        let training = Training::Finetuning { teacher: &self.teacher, plan: &self.plan };
+        let model = train(self.recipe, config, &training, &self.plan.after, tracked, folder, self.quiet)?;
         // Comes last: where this file is there, the stage is done.
         save_scion(&model, &self.plan.after, &file)?;
         folder.remove("stage2.state.safetensors")?;
@@ -212,7 +214,11 @@ impl<'a> Job<'a> {
     /// Whether the embedded classifier can judge this model's images.
     fn judged(&self) -> bool {
         let sizes = &self.teacher.architecture.dit;
-        let fashion = self.recipe.data.source != DataSource::ImageFolder;
+        let fashion = match self.recipe.data.source {
+            DataSource::Embedded | DataSource::FashionMnist => true,
+            DataSource::ImageFolder => false,
+            DataSource::Teacher => self.recipe.model.checkpoint.as_deref() == Some(EMBEDDED_NAME),
+        };
         fashion && (sizes.in_channels, sizes.input_size, sizes.num_classes) == (1, 28, 10)
     }
 

@@ -31,7 +31,9 @@ pub fn plan_of(recipe: &Recipe, out: &Path, quiet: bool) -> Result<Planned> {
     let model = &recipe.model;
     let sizes = model.named_sizes()?;
     let edit = |before: &Architecture, locality: &[f64]| {
-        Plan::new(before, &plan::choose(&recipe.grafts, locality)?, &recipe.restructures)
+        let plan = Plan::new(before, &plan::choose(&recipe.grafts, locality)?, &recipe.restructures)?;
+        plan::check_finetuning(recipe, &plan)?;
+        Ok(plan)
     };
     let from_sizes = |sizes: DitConfig, unread| {
         let unknown = vec![0.0; sizes.depth];
@@ -41,12 +43,12 @@ pub fn plan_of(recipe: &Recipe, out: &Path, quiet: bool) -> Result<Planned> {
         (Some(name), Some(sizes)) if !is_at_hand(name) => from_sizes(sizes, true),
         (Some(name), _) => with_checkpoint(name, |file| {
             let before = plan::model_architecture(file, model)?;
-            let plan = if plan::needs_locality(&recipe.grafts) {
-                edit(&before, measured(recipe, file, &before, out, quiet)?.blocks())?
+            let locality = if plan::needs_locality(&recipe.grafts) {
+                measured(recipe, file, &before, out, quiet)?.blocks().to_vec()
             } else {
-                Plan::new(&before, &recipe.grafts, &recipe.restructures)?
+                vec![0.0; before.dit.depth]
             };
-            Ok(Planned { plan, unread: false })
+            Ok(Planned { plan: edit(&before, &locality)?, unread: false })
         }),
         (None, sizes) => from_sizes(sizes.expect("a recipe names a checkpoint or sizes"), false),
     }

@@ -2,13 +2,15 @@ use std::path::Path;
 
 use burn::tensor::Device;
 
-use super::{Outcome, Progress, RunFolder, training_images};
+use super::source::stage_images;
+use super::{Outcome, Progress, RunFolder, Teacher, training_images};
 use crate::config::Recipe;
 use crate::data::Batches;
 use crate::error::{Error, Result};
-use crate::model::{Architecture, Dit, DitConfig, save_scion};
+use crate::model::{Architecture, Dit, DitConfig, Site, save_scion};
 use crate::operator::Init;
-use crate::train::{TrainConfig, TrainState, Trainer};
+use crate::plan::{Plan, matched_blocks};
+use crate::train::{Method, Objective, TrainConfig, Trainer, adapt};
 
 /// Steps between two log lines.
 const LOG_EVERY: u64 = 10;
@@ -30,10 +32,53 @@ pub fn pretrain(recipe: &Recipe, root: &Path, quiet: bool) -> Result<Outcome> {
     }
     let device = Device::flex().autodiff();
     let model = Dit::new(&architecture, &mut Init::new(recipe.seed, 0, &device))?;
-    let trained = train(recipe, &config, &architecture, model, &mut folder, "pretrain", quiet)?;
+    let trained = train(recipe, &config, &Training::Pretraining, &architecture, model, &mut folder, quiet)?;
     save_scion(&trained, &architecture, &finished)?;
     folder.remove("pretrain.state.safetensors")?;
     Ok(Outcome::Made(finished))
+}
+
+/// What a model is trained for.
+pub(super) enum Training<'a> {
+    /// To be a model.
+    Pretraining,
+    /// To be again what it was before this edit: stage 2.
+    Finetuning { teacher: &'a Teacher, plan: &'a Plan },
+}
+
+impl Training<'_> {
+    /// The stage's name in a run's files.
+    fn stage(&self) -> &'static str {
+        match self {
+            Self::Pretraining => "pretrain",
+            Self::Finetuning { .. } => "stage2",
+        }
+    }
+
+    /// The trainer of a model on an autodiff device, at its first step.
+    fn trainer(
+        &self,
+        recipe: &Recipe,
+        config: &TrainConfig,
+        architecture: &Architecture,
+        model: Dit,
+    ) -> Result<Trainer> {
+        let trainer = |model| Trainer::new(model, architecture.dit.clone(), config.clone(), recipe.seed);
+        let Self::Finetuning { teacher, plan } = self else { return Ok(trainer(model)) };
+        let trainer = trainer(match config.method {
+            Method::Full => model,
+            Method::Lora => {
+                let grafted: Vec<Site> = plan.sites.iter().map(|&site| plan.place(site)).collect();
+                adapt(model, &config.lora.clone().unwrap_or_default(), &grafted, recipe.seed)?
+            }
+        });
+        Ok(match config.objective {
+            Objective::Diffusion => trainer,
+            Objective::Teacher | Objective::Both => {
+                trainer.guided(teacher.model.clone(), matched_blocks(config, plan))
+            }
+        })
+    }
 }
 
 /// Trains a model to the end of its steps, going on where an interrupted run stopped.
@@ -45,33 +90,28 @@ pub fn pretrain(recipe: &Recipe, root: &Path, quiet: bool) -> Result<Outcome> {
 pub(super) fn train(
     recipe: &Recipe,
     config: &TrainConfig,
+    training: &Training,
     architecture: &Architecture,
     model: Dit,
     folder: &mut RunFolder,
-    stage: &'static str,
     quiet: bool,
 ) -> Result<Dit> {
-    let remembered = 1.0 / (1.0 - config.ema);
-    if (config.steps as f64) < remembered {
-        tracing::warn!(
-            "{stage}: ema = {} averages the weights over about {remembered:.0} steps, but there are only {}, so that the \
-             average stays near the initial weights; a lower ema keeps more of the training",
-            config.ema,
-            config.steps
-        );
-    }
+    let stage = training.stage();
+    warn_of_slow_average(config, stage);
     let clock = folder.start_stage(stage)?;
     let sizes = &architecture.dit;
-    let batches = Batches::new(training_images(&recipe.data, sizes, recipe.seed)?, recipe.seed, config.flip)?;
+    let images = match training {
+        Training::Pretraining => training_images(&recipe.data, sizes, recipe.seed)?,
+        Training::Finetuning { teacher, .. } => stage_images(recipe, sizes, &teacher.model, folder, quiet)?,
+    };
+    let batches = Batches::new(images, recipe.seed, config.flip)?;
     let state_file = folder.path(&format!("{stage}.state.safetensors"));
     let purpose = format!("{stage}\n{}", recipe.to_toml());
-    let (model, state) = if state_file.exists() {
-        TrainState::load(model, &purpose, &state_file)?
-    } else {
-        (model, TrainState::default())
-    };
-    folder.rewind_log(stage, state.step)?;
-    let mut trainer = Trainer::new(model, sizes.clone(), config.clone(), recipe.seed, state);
+    let mut trainer = training.trainer(recipe, config, architecture, model)?;
+    if state_file.exists() {
+        trainer = trainer.resume(&purpose, &state_file)?;
+    }
+    folder.rewind_log(stage, trainer.state().step)?;
     let mut progress = Progress::new(stage, config.steps, trainer.state().step, quiet);
     while trainer.state().step < config.steps {
         let batch = batches.batch(trainer.state().step, config.batch)?;
@@ -82,12 +122,24 @@ pub(super) fn train(
         }
         progress.set(report.step, &format!("loss {:.4}", report.loss));
         if report.step.is_multiple_of(config.checkpoint_every) && report.step != config.steps {
-            trainer.state().save(trainer.model(), &purpose, &state_file)?;
+            trainer.save(&purpose, &state_file)?;
             folder.note_stage(&clock)?;
         }
     }
     folder.note_stage(&clock)?;
     trainer.ema_model()
+}
+
+fn warn_of_slow_average(config: &TrainConfig, stage: &str) {
+    let remembered = 1.0 / (1.0 - config.ema);
+    if (config.steps as f64) < remembered {
+        tracing::warn!(
+            "{stage}: ema = {} averages the weights over about {remembered:.0} steps, but there are only {}, so that the \
+             average stays near the initial weights; a lower ema keeps more of the training",
+            config.ema,
+            config.steps
+        );
+    }
 }
 
 /// The sizes of a model that starts from nothing.

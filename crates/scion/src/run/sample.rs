@@ -74,32 +74,35 @@ pub(super) fn draw(
 /// Images whose completion is noted on disk.
 const PART: usize = 256;
 
-/// As [`sample_images`], in bytes [N, C, H, W], kept in `folder` part by part: called again after an interruption,
+/// As [`sample_images`] in bytes, [N, C, H, W], kept in `folder` part by part: called again after an interruption,
 /// it goes on where it stopped. The caller removes the folder once the images are where they belong.
 ///
 /// # Errors
 /// Those of [`sample_images`], and `Io` when the folder cannot be read or written.
+#[allow(clippy::too_many_arguments)]
 pub fn sample_in_parts(
     model: &Dit,
     sizes: &DitConfig,
     config: &SampleConfig,
     seed: u64,
     labels: &[usize],
+    first: u64,
     folder: &Path,
     mut on_images: impl FnMut(usize),
 ) -> Result<Vec<u8>> {
     fs::create_dir_all(folder).map_err(|e| Error::io("create the folder", folder, e))?;
     let mut pixels = Vec::with_capacity(labels.len() * sizes.image_len());
     for (number, labels) in labels.chunks(PART).enumerate() {
-        let first = number * PART;
-        let path = folder.join(format!("{first:06}.u8"));
+        let done = number * PART;
+        let path = folder.join(format!("{done:06}.u8"));
         match fs::read(&path) {
             Ok(bytes) if bytes.len() == labels.len() * sizes.image_len() => {
                 pixels.extend(bytes);
                 on_images(labels.len());
             }
             _ => {
-                let drawn = sample_images(model, sizes, config, seed, labels, first as u64, &mut on_images)?;
+                let first = first + done as u64;
+                let drawn = sample_images(model, sizes, config, seed, labels, first, &mut on_images)?;
                 let bytes = from_unit(&drawn);
                 atomic::write(&path, &bytes)?;
                 pixels.extend(bytes);

@@ -1,11 +1,19 @@
 use std::sync::Arc;
 
-use crate::config::{DataConfig, DataSource};
+use super::evaluate::labels;
+use super::folder::{TEACHER_IMAGE_PARTS, TEACHER_IMAGES};
+use super::{Progress, RunFolder, remove_parts, sample_in_parts};
+use crate::config::{DataConfig, DataSource, Recipe};
 use crate::data::fashion_mnist::default_cache;
 use crate::data::loader::stratified_fraction;
-use crate::data::{FashionMnist, FolderOptions, ImageSet, Split, embedded, open_folder};
+use crate::data::samples::{read_samples, write_samples};
+use crate::data::{FashionMnist, FolderOptions, ImageSet, ImageShape, Split, embedded, open_folder};
 use crate::error::{Error, Result};
-use crate::model::DitConfig;
+use crate::model::{Dit, DitConfig};
+
+/// Place in the stream of sampling noise where images to train on begin: none of them starts from the noise of an image
+/// that models are judged by.
+const DRAWN: u64 = 1 << 40;
 
 /// The training images that `[data]` names, which must have the model's size, channels and classes; `seed` picks
 /// those of a fraction.
@@ -37,8 +45,54 @@ pub fn training_images(data: &DataConfig, sizes: &DitConfig, seed: u64) -> Resul
         (DataSource::ImageFolder, None) => {
             return Err(Error::Usage("data.source is image-folder, but data.path is not set".into()));
         }
+        (DataSource::Teacher, _) => {
+            return Err(Error::Usage(
+                "data.source is teacher, but there is no teacher to draw images".into(),
+            ));
+        }
     };
     check_fit(&set, sizes)?;
+    fraction(set, data, seed)
+}
+
+/// The training images of a run's stages: those of [`training_images`], or those that the teacher draws, which are kept
+/// in the run's folder and are drawn only once. Called again after an interruption, it goes on where it stopped.
+///
+/// # Errors
+/// Those of [`training_images`], and when the folder cannot be read or written.
+pub(super) fn stage_images(
+    recipe: &Recipe,
+    sizes: &DitConfig,
+    teacher: &Dit,
+    folder: &RunFolder,
+    quiet: bool,
+) -> Result<Arc<ImageSet>> {
+    if recipe.data.source != DataSource::Teacher {
+        return training_images(&recipe.data, sizes, recipe.seed);
+    }
+    let (file, parts) = (folder.path(TEACHER_IMAGES), folder.path(TEACHER_IMAGE_PARTS));
+    if !file.exists() {
+        let drawn = recipe.data.drawn(&recipe.sample);
+        let labels = labels(drawn.count, sizes.num_classes);
+        let mut progress = Progress::new("teacher's images", labels.len() as u64, 0, quiet);
+        let mut done = 0;
+        let on_images = |count: usize| {
+            done += count as u64;
+            progress.set(done, "");
+        };
+        let pixels = sample_in_parts(teacher, sizes, &drawn, recipe.seed, &labels, DRAWN, &parts, on_images)?;
+        let shape =
+            ImageShape { channels: sizes.in_channels, height: sizes.input_size, width: sizes.input_size };
+        write_samples(&file, &pixels, shape, Some(&labels))?;
+    }
+    remove_parts(&parts)?;
+    let set = read_samples(&file)?;
+    check_fit(&set, sizes)?;
+    fraction(set, &recipe.data, recipe.seed)
+}
+
+/// The share of every class that `[data]` asks for.
+fn fraction(set: ImageSet, data: &DataConfig, seed: u64) -> Result<Arc<ImageSet>> {
     if data.fraction < 1.0 {
         let chosen = stratified_fraction(set.labels(), data.fraction, seed)?;
         return Ok(Arc::new(set.subset(&chosen)?));

@@ -6,7 +6,8 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use scion_kernels::PackedWeights;
 
-use super::{Progress, RunFolder, training_images};
+use super::source::stage_images;
+use super::{Progress, RunFolder};
 use crate::capture::{Activations, Cache, CacheWriter, Widths, add_noise, capture};
 use crate::config::Recipe;
 use crate::data::loader::{shuffle, spread};
@@ -60,7 +61,7 @@ pub(super) fn stage1(
     let clock = folder.start_stage("stage1")?;
     let (sites, parts): (Vec<Site>, Vec<Part>) = fresh.into_iter().unzip();
     let (training, held_out) =
-        split(training_images(&recipe.data, sizes, recipe.seed)?, config.validation, recipe.seed)?;
+        split(stage_images(recipe, sizes, teacher, folder, quiet)?, config.validation, recipe.seed)?;
     let samples = match config.capture {
         CaptureMode::Online => training.len(),
         CaptureMode::Cache => config.samples,

@@ -1,5 +1,7 @@
 use serde::{Deserialize, Serialize};
 
+use super::finetune::{LoraConfig, Method, Objective, TeacherConfig};
+
 /// How the learning rate goes on after warm-up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -55,6 +57,18 @@ pub struct TrainConfig {
     /// Steps between checkpoints.
     #[serde(default = "checkpoint_every")]
     pub checkpoint_every: u64,
+    /// Stage 2: what is minimised.
+    #[serde(default)]
+    pub objective: Objective,
+    /// Stage 2: what of the model trains.
+    #[serde(default)]
+    pub method: Method,
+    /// Stage 2: the terms of an objective that asks the teacher.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<TeacherConfig>,
+    /// Stage 2: the adapters of `method = "lora"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraConfig>,
 }
 
 fn batch() -> usize {
@@ -121,7 +135,7 @@ fn check_batch(batch: usize) -> Result<(), String> {
     if batch <= MAX_BATCH { Ok(()) } else { Err(format!("batch must be at most {MAX_BATCH}, found {batch}")) }
 }
 
-fn not_negative(name: &str, value: f64) -> Result<(), String> {
+pub(super) fn not_negative(name: &str, value: f64) -> Result<(), String> {
     if value >= 0.0 && value.is_finite() {
         Ok(())
     } else {
@@ -129,7 +143,7 @@ fn not_negative(name: &str, value: f64) -> Result<(), String> {
     }
 }
 
-fn positive(name: &str, value: f64) -> Result<(), String> {
+pub(super) fn positive(name: &str, value: f64) -> Result<(), String> {
     if value > 0.0 && value.is_finite() {
         Ok(())
     } else {

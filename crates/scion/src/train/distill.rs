@@ -82,7 +82,7 @@ impl Distiller {
     /// # Errors
     /// When the file is damaged or belongs to another run.
     pub fn resume(mut self, purpose: &str, path: &Path) -> Result<Self> {
-        (self.parts, self.state) = TrainState::load(self.parts, purpose, path)?;
+        (self.parts, self.state) = TrainState::load(self.parts, |_| true, purpose, path)?;
         Ok(self)
     }
 
@@ -91,7 +91,7 @@ impl Distiller {
     /// # Errors
     /// When the file cannot be written.
     pub fn save(&self, purpose: &str, path: &Path) -> Result<()> {
-        self.state.save(&self.parts, purpose, path)
+        self.state.save(&self.parts, |_| true, purpose, path)
     }
 
     /// Steps done.

@@ -8,7 +8,7 @@ use burn::tensor::Gradients;
 use scion_kernels::optimizer::{AdamW, Moments, sum_of_squares};
 
 use crate::error::Result;
-use crate::model::{Path, update_parameters};
+use crate::model::{Path, update_selected};
 
 /// Settings of one update.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +63,7 @@ pub fn collect<M: Module>(module: &M, gradients: Gradients) -> BTreeMap<String, 
 /// State of parameters seen for the first time starts at zero, their moving average at their value.
 ///
 /// # Errors
-/// None of its own; the signature is that of [`update_parameters`].
+/// None of its own; the signature is that of [`update_selected`].
 pub fn descend<M: Module>(
     module: M,
     gradients: &BTreeMap<String, Vec<f32>>,
@@ -80,15 +80,14 @@ pub fn descend<M: Module>(
         step: step.number,
         ema: step.ema.unwrap_or(0.0) as f32,
     };
-    let module = update_parameters(module, |name, _, _, values| {
-        if let Some(gradient) = gradients.get(name) {
-            let state = moments.entry(name.to_string()).or_insert_with(|| Moments {
-                first: vec![0.0; values.len()],
-                second: vec![0.0; values.len()],
-                ema: if step.ema.is_some() { values.to_vec() } else { Vec::new() },
-            });
-            rule.update(values, gradient, state);
-        }
+    let trains = |name: &str| gradients.contains_key(name);
+    let module = update_selected(module, trains, |name, _, _, values| {
+        let state = moments.entry(name.to_string()).or_insert_with(|| Moments {
+            first: vec![0.0; values.len()],
+            second: vec![0.0; values.len()],
+            ema: if step.ema.is_some() { values.to_vec() } else { Vec::new() },
+        });
+        rule.update(values, &gradients[name], state);
         Ok(())
     })?;
     Ok((module, norm))

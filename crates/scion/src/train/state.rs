@@ -8,7 +8,7 @@ use scion_kernels::optimizer::Moments;
 
 use crate::checkpoint::{Precision, TensorSource, write_safetensors};
 use crate::error::{Error, Result};
-use crate::model::{parameters, update_parameters};
+use crate::model::{parameters, update_selected};
 
 /// Optimiser state and position. Noise, labels and batches are functions of the step, so the step is all
 /// that has to be remembered of them.
@@ -26,17 +26,25 @@ const PURPOSE: &str = "scion.purpose";
 const KINDS: [&str; 4] = ["weights", "first", "second", "ema"];
 
 impl TrainState {
-    /// Writes a module and its training state into one file, atomically.
+    /// Writes a module's parameters whose names are `kept` and its training state into one file, atomically.
     ///
     /// `purpose` describes the run; [`TrainState::load`] refuses a file with another.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn save<M: Module>(&self, module: &M, purpose: &str, path: &Path) -> Result<()> {
+    pub fn save<M: Module>(
+        &self,
+        module: &M,
+        kept: impl Fn(&str) -> bool,
+        purpose: &str,
+        path: &Path,
+    ) -> Result<()> {
         let mut weights: Vec<(String, Vec<f32>)> = Vec::new();
         parameters(module, |name, data| {
-            let values: Vec<f32> = data.try_into_vec().expect("parameters are f32");
-            weights.push((format!("weights.{name}"), values));
+            if kept(&name) {
+                let values: Vec<f32> = data.try_into_vec().expect("parameters are f32");
+                weights.push((format!("weights.{name}"), values));
+            }
         });
         let kept = self.moments.iter().flat_map(|(name, m)| {
             [("first", &m.first), ("second", &m.second), ("ema", &m.ema)]
@@ -54,11 +62,16 @@ impl TrainState {
         write_safetensors(path, &sources, Precision::F32, &metadata)
     }
 
-    /// Reads what [`TrainState::save`] wrote, and puts its weights into `module`.
+    /// Reads what [`TrainState::save`] wrote, and puts its weights into `module`, whose other parameters stay.
     ///
     /// # Errors
     /// When the file is damaged, belongs to a run with other settings, or does not fit the module.
-    pub fn load<M: Module>(module: M, purpose: &str, path: &Path) -> Result<(M, Self)> {
+    pub fn load<M: Module>(
+        module: M,
+        kept: impl Fn(&str) -> bool,
+        purpose: &str,
+        path: &Path,
+    ) -> Result<(M, Self)> {
         let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
         let damaged =
             |detail: String| Error::invalid(path, format!("is no training checkpoint of Scion: {detail}"));
@@ -87,7 +100,7 @@ impl TrainState {
             kinds[kind].insert(parameter.into(), bytemuck::pod_collect_to_vec(view.data()));
         }
         let [weights, first, second, mut ema] = kinds;
-        let module = update_parameters(module, |name, _, _, values| {
+        let module = update_selected(module, kept, |name, _, _, values| {
             let stored = weights.get(name).filter(|w| w.len() == values.len());
             let stored = stored.ok_or_else(|| damaged(format!("{name} is missing or has another size")))?;
             values.copy_from_slice(stored);

@@ -77,7 +77,8 @@ fn recipe_errors_name_file_field_and_what_was_expected() {
     let file = folder.path().join("mine.toml");
     let head = "[model]\ncheckpoint = \"embedded\"\n";
     let graft = "[[graft]]\ntarget = \"attention\"\nblocks = \"all\"\n";
-    let cases: [(String, &[&str]); 16] = [
+    let finetune = |rest: &str| format!("{head}[finetune]\nsteps = 1\n{rest}\n");
+    let cases: [(String, &[&str]); 29] = [
         (
             format!("{head}[finetune]\nsteps = 3\nwarm-up = 3\n"),
             &["line 5", "warm-up", "did you mean `warmup`"],
@@ -97,6 +98,46 @@ fn recipe_errors_name_file_field_and_what_was_expected() {
         (
             format!("{head}[finetune]\nsteps = 1\nbatch = 1000000000000\n"),
             &["finetune.batch", "at most", "1000000000000"],
+        ),
+        (finetune("objective = \"techer\""), &["line 5", "techer", "did you mean `teacher`"]),
+        (finetune("teacher = { noise = 1.0 }"), &["finetune.teacher", "objective = \"teacher\" or \"both\""]),
+        (
+            finetune("objective = \"teacher\"\nteacher = { blocks = -1.0 }"),
+            &["finetune.teacher.blocks", "at least 0", "-1"],
+        ),
+        (
+            finetune("objective = \"teacher\"\nteacher = { block = 1.0 }"),
+            &["line 6", "did you mean `blocks`"],
+        ),
+        (
+            finetune("objective = \"teacher\"\nteacher = { diffusion = 1.0 }"),
+            &["finetune.teacher.diffusion", "\"both\""],
+        ),
+        (
+            finetune("objective = \"both\"\nteacher = { noise = 0.0, variance = 0.0 }"),
+            &["finetune.teacher.noise, variance and blocks", "above 0"],
+        ),
+        (finetune("lora = { rank = 4 }"), &["finetune.lora", "method = \"lora\""]),
+        (finetune("method = \"lora\"\nlora = { rank = 0 }"), &["finetune.lora.rank", "at least 1"]),
+        (
+            finetune("method = \"lora\"\nlora = { layers = [\"attn\"] }"),
+            &["line 6", "attn", "`attention`", "`mlp`", "`ada-ln`", "`grafted`"],
+        ),
+        (
+            finetune("method = \"lora\"\nlora = { full = [\"mlp\"] }"),
+            &["finetune.lora.full has \"mlp\"", "in one of them"],
+        ),
+        (
+            format!("{head}[data]\nsource = \"embedded\"\ncount = 20\n"),
+            &["data.count", "source = \"teacher\""],
+        ),
+        (
+            format!("{head}[data]\nsource = \"teacher\"\ncount = 3\n"),
+            &["data.count", "at least 10", "found 3"],
+        ),
+        (
+            format!("{head}[pretrain]\nsteps = 1\nobjective = \"teacher\"\n"),
+            &["pretrain.objective", "[finetune]"],
         ),
         ("[model]\npreset = \"dit-huge-2-256\"\n".into(), &["dit-huge-2-256", "dit-xl"]),
         (format!("{head}preset = \"dit-s-2-256\"\n"), &["other sizes", "input_size 28 instead of 32", "hidden 128 instead of 384"]),

@@ -291,6 +291,75 @@ latency-batch = 2
     assert!(fs::read_to_string(run.join("report.html")).unwrap().contains("After stage 2"));
 }
 
+/// No data set: the teacher draws, once, the images that both stages see.
+#[test]
+fn a_teacher_draws_the_images() {
+    let drawn_by = |batch: usize| {
+        let place = Place::new();
+        let data = format!("source = \"image-folder\"\npath = {:?}\n", place.path("images"));
+        place.edit(&data, "source = \"teacher\"\ncount = 12\nsteps = 2\ncfg = 2.0\n");
+        place.edit("[finetune]\n", &format!("[sample]\nbatch = {batch}\n[finetune]\nobjective = \"both\"\n"));
+        place
+    };
+    let place = drawn_by(64);
+    printed(&mut place.run("distill"));
+    let images = place.path("run/teacher-images.npz");
+    let (before, written) = (fs::read(&images).unwrap(), fs::metadata(&images).unwrap().modified().unwrap());
+    let set = scion::data::samples::read_samples(&images).unwrap();
+    assert_eq!((set.len(), &set.labels()[..7]), (12, &[0, 1, 2, 3, 4, 0, 1][..]));
+    printed(&mut place.run("finetune"));
+    assert_eq!(fs::metadata(&images).unwrap().modified().unwrap(), written, "drawn twice");
+    assert!(!listing(&place.path("run")).contains(&"teacher-images.parts".to_string()));
+    let log = fs::read_to_string(place.path("run/metrics.jsonl")).unwrap();
+    let last: serde_json::Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+    for term in ["loss", "mse", "vb", "teacher_noise", "teacher_variance"] {
+        assert!(last[term].as_f64().unwrap() > 0.0, "{term} in {last}");
+    }
+    assert!(last.get("teacher_blocks").is_none(), "{last}");
+    let kept = fs::read_to_string(place.path("run/recipe.toml")).unwrap();
+    assert_names(&kept, &["count = 12", "objective = \"both\"", "variance = 1.0", "diffusion = 1.0"]);
+
+    // Images depend on the seed and their number alone.
+    let other = drawn_by(5);
+    printed(&mut other.run("distill"));
+    assert!(fs::read(other.path("run/teacher-images.npz")).unwrap() == before);
+    let mut again = scion("distill");
+    printed(again.arg(other.recipe()).args(["--seed", "6", "--out"]).arg(other.path("other-seed")));
+    assert!(fs::read(other.path("other-seed/teacher-images.npz")).unwrap() != before);
+
+    // A run that has drawn images is one of its recipe.
+    fs::remove_file(place.path("run/stage1.safetensors")).unwrap();
+    fs::remove_file(place.path("run/stage2.safetensors")).unwrap();
+    fs::remove_file(place.path("run/metrics.jsonl")).unwrap();
+    place.edit("count = 12", "count = 13");
+    assert_names(&refused(&mut place.run("distill"), 1), &["another recipe"]);
+}
+
+#[test]
+fn adapters_end_in_a_plain_model() {
+    let place = Place::new();
+    place.edit(
+        "[finetune]\n",
+        "[finetune]\nmethod = \"lora\"\nema = 0.5\nlora = { rank = 4, full = [\"grafted\"] }\n",
+    );
+    printed(&mut place.run("finetune"));
+    let weights = |name: &str| {
+        let file = scion::checkpoint::Checkpoint::open(&place.path("run").join(name)).unwrap();
+        let names: Vec<String> = file.names().map(String::from).collect();
+        names.into_iter().map(|name| (name.clone(), file.read_f32(&name).unwrap())).collect::<Vec<_>>()
+    };
+    let (before, after) = (weights("stage1.safetensors"), weights("stage2.safetensors"));
+    assert_eq!(before.len(), after.len());
+    for ((name, before), (same, after)) in before.iter().zip(&after) {
+        assert_eq!(name, same);
+        let grafted = name.starts_with("blocks.1.attn.");
+        let adapted = name.ends_with("weight") && (name.contains(".attn.") || name.contains(".mlp.fc"));
+        assert_eq!(before != after, grafted || adapted, "{name}");
+    }
+    let text = printed(scion("inspect").arg(place.path("run/stage2.safetensors")));
+    assert_names(&text, &["width 24, 3 blocks", "attention: hyena-x"]);
+}
+
 #[test]
 fn recipes_without_what_a_command_needs_are_refused() {
     let place = Place::new();
