@@ -212,6 +212,18 @@ pub enum InitConfig {
     /// PyTorch's default random initialisation, the paper's setting.
     #[default]
     Random,
+    /// With what they can take over from the operators that they replace.
+    Inherit,
+}
+
+impl InitConfig {
+    /// Its name in recipes and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Random => "random",
+            Self::Inherit => "inherit",
+        }
+    }
 }
 
 /// How noise is removed when sampling.

@@ -254,7 +254,7 @@ fn start() -> Result<Start> {
     let teacher = embedded_teacher(&device)?;
     let (native, seed) = (&teacher.architecture, recipe.seed);
     let plan = Plan::new(native, &recipe.grafts, &recipe.restructures)?;
-    let grafted = with_fresh_parts(&teacher.model, &plan, seed, &device.autodiff())?;
+    let grafted = with_fresh_parts(&teacher.model, &plan, seed, &BTreeMap::new())?.train();
     let batches = Batches::new(training_images(&recipe.data, &native.dit, seed)?, seed, false)?;
     Ok(Start { recipe, teacher, sites: plan.sites, grafted, batches })
 }

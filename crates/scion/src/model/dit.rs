@@ -79,6 +79,16 @@ impl Dit {
         })
     }
 
+    /// The model with the blocks of these indices alone, numbered anew, side by side from the given ones on with their
+    /// merges. Weights are shared with this model until either changes them.
+    #[must_use]
+    pub fn restructured(&self, blocks: &[usize], merges: BTreeMap<usize, Linear>) -> Self {
+        let mut model = self.clone();
+        model.blocks = blocks.iter().map(|&block| self.blocks[block].clone()).collect();
+        (model.pairs, model.merges) = merges.into_iter().unzip();
+        model
+    }
+
     /// The device that the model computes on.
     pub fn device(&self) -> Device {
         self.pos_embed.val().device()
@@ -95,7 +105,7 @@ impl Dit {
     }
 
     /// The merge of the pair that begins with block `first`.
-    pub(super) fn merge(&self, first: usize) -> &Linear {
+    pub fn merge(&self, first: usize) -> &Linear {
         &self.merges[self.place_of_pair(first)]
     }
 

@@ -18,10 +18,10 @@ pub use selection::{All, BlockSelection, Rule};
 
 use restructure::Resolved;
 
-use crate::config::GraftConfig;
+use crate::config::{GraftConfig, InitConfig};
 use crate::error::{Error, Result};
 use crate::model::{Architecture, DitConfig, MergeInit, Replacement, Site};
-use crate::operator::Slot;
+use crate::operator::{OperatorConfig, Slot};
 
 /// An edit of a model. Where nothing else is said, blocks have the numbers that they have before it.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +38,8 @@ pub struct Plan {
     pub merges: BTreeMap<usize, MergeInit>,
     /// New operators and new pairs, in the order of their blocks.
     pub sites: Vec<Site>,
+    /// How new operators start.
+    pub inits: BTreeMap<Site, InitConfig>,
 }
 
 impl Plan {
@@ -52,7 +54,7 @@ impl Plan {
     ) -> Result<Self> {
         let depth = before.dit.depth;
         let Resolved { blocks: restructured, merges } = restructure::resolve(before, restructures)?;
-        let mut replacements = before.grafts.clone();
+        let (mut replacements, mut inits) = (before.grafts.clone(), BTreeMap::new());
         let mut sites: Vec<Site> = merges.keys().map(|&first| Site::Pair(first)).collect();
         for ((block, slot), entry) in entries(grafts, depth)? {
             if let Some(change) = restructured[block] {
@@ -62,6 +64,7 @@ impl Plan {
                 )));
             }
             sites.push(Site::Operator(block, slot));
+            inits.insert(Site::Operator(block, slot), grafts[entry].init);
             replacements.push(Replacement { block, slot, operator: grafts[entry].operator.clone() });
         }
         sites.sort_by_key(|site| (site.block(), *site));
@@ -71,7 +74,18 @@ impl Plan {
             return Err(Error::Plan(format!("all {depth} blocks are dropped; at least one must stay")));
         }
         let after = renumbered(before, before.with_grafts(replacements)?.grafts, &merges, &origin)?;
-        Ok(Self { before: before.clone(), after, origin, restructured, merges, sites })
+        let plan = Self { before: before.clone(), after, origin, restructured, merges, sites, inits };
+        plan.inheriting().try_for_each(|(_, new, old)| check_inherits(&new, &old))?;
+        Ok(plan)
+    }
+
+    /// The sites whose operators inherit, with the new operator and the old one.
+    pub fn inheriting(&self) -> impl Iterator<Item = (Site, OperatorConfig, OperatorConfig)> + '_ {
+        self.inits.iter().filter(|(_, init)| **init == InitConfig::Inherit).filter_map(|(&site, _)| {
+            let Site::Operator(block, slot) = site else { return None };
+            let new = self.after.operator(self.place(site).block(), slot);
+            Some((site, new, self.before.operator(block, slot)))
+        })
     }
 
     /// The number that a block has after the edit, if it is still there.
@@ -87,7 +101,14 @@ impl Plan {
     /// What a new operator or pair is called in tables.
     pub fn part_name(&self, site: Site) -> String {
         match site {
-            Site::Operator(_, slot) => self.after.operator(self.place(site).block(), slot).name(),
+            Site::Operator(_, slot) => {
+                let name = self.after.operator(self.place(site).block(), slot).name();
+                if self.inits.get(&site) == Some(&InitConfig::Inherit) {
+                    format!("{name}, inherited")
+                } else {
+                    name
+                }
+            }
             Site::Pair(first) => format!("parallel pair, {}", self.merges[&first].name()),
         }
     }
@@ -146,7 +167,7 @@ fn renumbered(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operator::{HyenaXConfig, OperatorConfig, Slot};
+    use crate::operator::{HyenaXConfig, OperatorConfig, SlidingWindowConfig, Slot};
 
     fn model(depth: usize) -> Architecture {
         let dit = DitConfig::preset("dit-s-2-256").unwrap();
@@ -206,6 +227,24 @@ mod tests {
         assert!(refused(dropped(&[3])).contains("block 3 is restructured twice: in parallel with block 2"));
         assert!(refused(pairs(&[[1, 2]])).contains("block 2 is restructured twice"));
         assert!(Plan::new(&first, &[], &[]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn operators_inherit_from_what_they_replace() {
+        let inherited = |graft: GraftConfig| GraftConfig { init: InitConfig::Inherit, ..graft };
+        let first = Plan::new(&model(4), &[inherited(hyena(&[1])), hyena(&[2])], &[dropped(&[0])]).unwrap();
+        let (site, new, old) = first.inheriting().next().unwrap();
+        assert_eq!(site, Site::Operator(1, Slot::Attention));
+        assert_eq!((new.name(), old.name()), ("hyena-x".into(), "attention".into()));
+        assert_eq!(first.inheriting().count(), 1);
+        assert_eq!(
+            first.sites.iter().map(|&site| first.part_name(site)).collect::<Vec<_>>(),
+            ["hyena-x, inherited", "hyena-x"]
+        );
+        let operator = OperatorConfig::SlidingWindow(SlidingWindowConfig { left: 4, right: 4, heads: 2 });
+        let window = GraftConfig { operator, ..inherited(hyena(&[1])) };
+        let error = Plan::new(&model(4), &[window], &[]).unwrap_err().to_string();
+        assert!(error.contains("cannot inherit from attention: it has 2 heads instead of 6"), "{error}");
     }
 
     #[test]

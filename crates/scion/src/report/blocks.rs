@@ -135,6 +135,9 @@ fn draw_slot(
     } else {
         write!(out, "{}, {fate}", Text(&slot.operator))?;
     }
+    if let Some(init) = &slot.init {
+        write!(out, "\ninitialisation: {}", Text(init))?;
+    }
     write!(out, "\nparameters {}", before_after(slot.params_before, slot.params_after))?;
     write!(out, "\nFLOPs {}</title>", before_after(slot.flops_before, slot.flops_after))?;
     write!(out, "<rect x=\"{x}\" y=\"{y}\" width=\"{COLUMN}\" height=\"{SLOT}\" rx=\"5\"/>")?;

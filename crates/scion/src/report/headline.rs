@@ -93,8 +93,13 @@ fn replacement<'a>(
 ) -> Option<String> {
     let mut operators: Vec<(String, usize)> = Vec::new();
     for slot in replaced {
-        let copy = slot.operator == slot.original;
-        let operator = if copy { "a fresh copy of its own kind".into() } else { slot.operator.clone() };
+        let inherits = slot.init.as_deref() == Some("inherit");
+        let operator = match (slot.operator == slot.original, inherits) {
+            (true, false) => "a fresh copy of its own kind".into(),
+            (true, true) => "a copy of its own kind, weights inherited,".into(),
+            (false, false) => slot.operator.clone(),
+            (false, true) => format!("{} (weights inherited)", slot.operator),
+        };
         match operators.iter_mut().find(|(o, _)| *o == operator) {
             Some((_, n)) => *n += 1,
             None => operators.push((operator, 1)),
@@ -292,6 +297,19 @@ fn floor_sentence(results: &Results) -> Option<String> {
 mod tests {
     use super::*;
     use crate::report::tests::sample_results;
+
+    #[test]
+    fn inherited_weights_are_told() {
+        let mut results = sample_results();
+        for slot in results.blocks.iter_mut().map(|block| &mut block.attention).filter(|slot| slot.replaced) {
+            slot.init = Some("inherit".into());
+        }
+        let text = edit(&results.blocks);
+        assert!(
+            text.starts_with("Replacing attention with sliding-window (weights inherited) in 1"),
+            "{text}"
+        );
+    }
 
     #[test]
     fn verdicts_need_more_than_two_errors() {

@@ -228,6 +228,9 @@ pub struct SlotResult {
     pub original: String,
     /// Whether the slot was grafted.
     pub replaced: bool,
+    /// How a grafted operator started: "random" or "inherit".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<String>,
     /// Parameters of the operator before and after.
     pub params_before: u64,
     pub params_after: u64,

@@ -7,6 +7,7 @@ pub(super) fn sample_results() -> Results {
         operator: operator.into(),
         original: original.into(),
         replaced: operator != original,
+        init: (operator != original).then(|| "random".into()),
         params_before: 1000,
         params_after: 900,
         flops_before: 2000,

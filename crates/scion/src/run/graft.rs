@@ -1,72 +1,83 @@
-use std::collections::HashMap;
-
-use burn::tensor::Device;
+use std::collections::BTreeMap;
 
 use crate::error::Result;
-use crate::model::{Dit, Site, apply_weights, parameters};
-use crate::operator::{Init, Slot};
-use crate::plan::Plan;
+use crate::model::{Dit, Part, Site};
+use crate::operator::{Init, Linear, Scheme, Slot};
+use crate::plan::{Ancestor, Plan};
 
-/// Stream of the seed from which new operators and merges are drawn.
-const GRAFT_STREAM: u64 = 1;
+/// Streams of the seed from which new operators and merges are drawn: this one and those behind it, by their place, so
+/// that a part starts the same whatever else is edited.
+const GRAFT_STREAM: u64 = 1 << 32;
 
-/// The model after a plan: fresh operators and merges where it has new ones, everything else as in the teacher.
+/// The model after a plan: fresh operators and merges where it has new ones, everything else as in the teacher, with
+/// which it shares these weights. `inputs` are activations at sites whose operators inherit by them, each [.., D].
 ///
 /// # Errors
 /// When an operator's settings do not fit the model.
-pub(crate) fn with_fresh_parts(teacher: &Dit, plan: &Plan, seed: u64, device: &Device) -> Result<Dit> {
-    let mut kept: HashMap<String, Vec<f32>> = HashMap::new();
-    parameters(teacher, |name, data| {
-        if let Some(name) = name_after(plan, &name) {
-            kept.insert(name, data.try_into_vec().expect("parameters are f32"));
-        }
+pub(crate) fn with_fresh_parts(
+    teacher: &Dit,
+    plan: &Plan,
+    seed: u64,
+    inputs: &BTreeMap<Site, Vec<f32>>,
+) -> Result<Dit> {
+    let (width, device) = (plan.after.dit.hidden, teacher.device());
+    let init = |site: Site| Init::new(seed, GRAFT_STREAM + stream(site), &device);
+    let merges = plan.after.pairs.iter().map(|&[number, _]| {
+        let first = plan.origin[number];
+        let merge = match plan.merges.get(&first) {
+            Some(start) => {
+                let mut init = init(Site::Pair(first));
+                match start.weight(width) {
+                    Some(weight) => Linear {
+                        weight: init.parameter(weight, [width, 2 * width]),
+                        bias: init.constant([width], 0.0),
+                    },
+                    None => Linear::new(2 * width, width, Scheme::Torch, &mut init),
+                }
+            }
+            None => teacher.merge(first).clone(),
+        };
+        (number, merge)
     });
-    let width = plan.after.dit.hidden;
-    for (&first, init) in &plan.merges {
-        if let (Some(place), Some(weight)) = (merge_after(plan, first), init.weight(width)) {
-            kept.insert(format!("merges.{place}.weight"), weight);
-            kept.insert(format!("merges.{place}.bias"), vec![0.0; width]);
+    let mut model = teacher.restructured(&plan.origin, merges.collect());
+    let ancestors: BTreeMap<Site, _> = plan.inheriting().map(|(site, _, old)| (site, old)).collect();
+    for &site in &plan.sites {
+        let Site::Operator(block, slot) = site else { continue };
+        let place = plan.place(site);
+        let config = plan.after.operator(place.block(), slot);
+        let mut operator = config.init(width, &mut init(site))?;
+        if let Some(old) = ancestors.get(&site) {
+            let mut ancestor = Ancestor::new(old, teacher.blocks()[block].operator(slot), width);
+            inputs.get(&site).into_iter().for_each(|inputs| ancestor.rank(inputs));
+            operator = ancestor.bequeath(&config, operator)?;
         }
+        model.place(place, Part::Operator(operator));
     }
-    let model = Dit::new(&plan.after, &mut Init::new(seed, GRAFT_STREAM, device))?;
-    apply_weights(model, |name| Ok(kept.remove(name)))
+    Ok(model)
 }
 
-/// What a teacher's parameter is called in the model after; nothing if that has no use for it.
-fn name_after(plan: &Plan, name: &str) -> Option<String> {
-    let mut levels = name.splitn(3, '.');
-    let (list, index, rest) = (levels.next()?, levels.next(), levels.next());
-    let (Some(Ok(index)), Some(rest)) = (index.map(str::parse::<usize>), rest) else {
-        return Some(name.into());
+/// A number for each site.
+fn stream(site: Site) -> u64 {
+    let kind = match site {
+        Site::Operator(_, Slot::Attention) => 0,
+        Site::Operator(_, Slot::Mlp) => 1,
+        Site::Pair(_) => 2,
     };
-    match list {
-        "blocks" => {
-            let fresh = |slot: &Slot| {
-                plan.sites.contains(&Site::Operator(index, *slot))
-                    && rest.strip_prefix(slot.key()).is_some_and(|rest| rest.starts_with('.'))
-            };
-            let number = plan.number(index)?;
-            (!Slot::ALL.iter().any(fresh)).then(|| format!("blocks.{number}.{rest}"))
-        }
-        "merges" => Some(format!("merges.{}.{rest}", merge_after(plan, plan.before.pairs[index][0])?)),
-        _ => Some(name.into()),
-    }
-}
-
-/// The place among the merges after of the pair that begins with block `first` before.
-fn merge_after(plan: &Plan, first: usize) -> Option<usize> {
-    let number = plan.number(first)?;
-    plan.after.pairs.iter().position(|pair| pair[0] == number)
+    3 * site.block() as u64 + kind
 }
 
 #[cfg(test)]
 mod tests {
     use burn::Tensor;
-    use burn::tensor::TensorData;
+    use burn::tensor::{Device, TensorData};
+
+    use std::collections::HashMap;
 
     use super::*;
-    use crate::config::GraftConfig;
-    use crate::model::{Architecture, DitConfig, MergeInit, Part, load, tensor_sources, update_parameters};
+    use crate::config::{GraftConfig, InitConfig};
+    use crate::model::{
+        Architecture, DitConfig, MergeInit, Part, load, parameters, tensor_sources, update_parameters,
+    };
     use crate::operator::{HyenaXConfig, OperatorConfig};
     use crate::plan::{BlockSelection, DropConfig, PairSelection, ParallelPairsConfig, RestructureConfig};
 
@@ -126,7 +137,7 @@ mod tests {
     fn a_shorter_model_is_the_teachers_remaining_blocks() {
         let (architecture, teacher) = teacher();
         let plan = Plan::new(&architecture, &[], &[dropped(&[0, 2, 3])]).unwrap();
-        let student = with_fresh_parts(&teacher, &plan, 1, &Device::flex()).unwrap();
+        let student = with_fresh_parts(&teacher, &plan, 1, &BTreeMap::new()).unwrap();
         let (mut tokens, c) = teacher.embed(images(), &T, &Y);
         for block in [1, 4, 5] {
             tokens = teacher.blocks()[block].forward(block, tokens, &c, &mut |_| {});
@@ -141,7 +152,7 @@ mod tests {
         let (architecture, teacher) = teacher();
         for (init, share) in [(MergeInit::Sum, 1.0), (MergeInit::Average, 0.5)] {
             let plan = Plan::new(&architecture, &[], &[dropped(&[0]), pairs(&[[2, 3]], init)]).unwrap();
-            let student = with_fresh_parts(&teacher, &plan, 1, &Device::flex()).unwrap();
+            let student = with_fresh_parts(&teacher, &plan, 1, &BTreeMap::new()).unwrap();
             let (x, c) = teacher.embed(images(), &T, &Y);
             let run = |block: usize| teacher.blocks()[block].forward(block, x.clone(), &c, &mut |_| {});
             let expected = x.clone() + (run(2) - x.clone() + run(3) - x.clone()) * share;
@@ -151,7 +162,7 @@ mod tests {
         }
         let random = |seed| {
             let plan = Plan::new(&architecture, &[], &[pairs(&[[2, 3]], MergeInit::Random)]).unwrap();
-            let student = with_fresh_parts(&teacher, &plan, seed, &Device::flex()).unwrap();
+            let student = with_fresh_parts(&teacher, &plan, seed, &BTreeMap::new()).unwrap();
             all_parameters(&student).remove("merges.0.weight").unwrap()
         };
         let bound = 1.0 / 16f32.sqrt();
@@ -172,7 +183,7 @@ mod tests {
         };
         let first = Plan::new(&architecture, &[graft], &[pairs(&[[4, 5]], MergeInit::Random), dropped(&[0])]);
         let first = first.unwrap();
-        let student = with_fresh_parts(&teacher, &first, 1, &Device::flex()).unwrap();
+        let student = with_fresh_parts(&teacher, &first, 1, &BTreeMap::new()).unwrap();
         let (old, new) = (all_parameters(&teacher), all_parameters(&student));
         for (after, before) in [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)] {
             for rest in ["mlp.fc1.weight", "mlp.fc2.bias", "adaLN_modulation.1.weight"] {
@@ -187,10 +198,35 @@ mod tests {
         let second = [dropped(&[0]), pairs(&[[1, 2]], MergeInit::Sum)];
         let second = Plan::new(&first.after, &[], &second).unwrap();
         assert_eq!(second.after.pairs, [[0, 1], [2, 3]]);
-        let last = all_parameters(&with_fresh_parts(&student, &second, 2, &Device::flex()).unwrap());
+        let last = all_parameters(&with_fresh_parts(&student, &second, 2, &BTreeMap::new()).unwrap());
         assert!(last["merges.1.weight"] == new["merges.0.weight"]);
         assert!(last["merges.0.weight"] == MergeInit::Sum.weight(8).unwrap());
         assert!(last["blocks.1.attn.in_proj.weight"] == new["blocks.2.attn.in_proj.weight"]);
+    }
+
+    #[test]
+    fn parts_start_the_same_whatever_else_is_edited() {
+        let (architecture, teacher) = teacher();
+        let graft = |blocks: &[usize], init| GraftConfig {
+            target: Slot::Attention,
+            blocks: BlockSelection::List(blocks.into()),
+            operator: OperatorConfig::HyenaX(HyenaXConfig { kernel: 2, ..Default::default() }),
+            init,
+        };
+        let weights = |grafts: &[GraftConfig], restructures: &[RestructureConfig]| {
+            let plan = Plan::new(&architecture, grafts, restructures).unwrap();
+            let student = with_fresh_parts(&teacher, &plan, 5, &BTreeMap::new()).unwrap();
+            let block = plan.number(3).unwrap();
+            all_parameters(&student).remove(&format!("blocks.{block}.attn.in_proj.weight")).unwrap()
+        };
+        let alone = weights(&[graft(&[3], InitConfig::Random)], &[]);
+        assert!(alone == weights(&[graft(&[1, 3, 4], InitConfig::Random)], &[dropped(&[0, 2])]));
+        // What is inherited lies beside what is drawn.
+        let inherited = weights(&[graft(&[3], InitConfig::Inherit)], &[]);
+        let (gates, values) = (2 * 8 * 8, 3 * 8 * 8);
+        assert!(inherited[..gates] == alone[..gates]);
+        let qkv = &all_parameters(&teacher)["blocks.3.attn.qkv.weight"];
+        assert!(inherited[gates..values] == qkv[gates..values]);
     }
 
     #[test]
@@ -198,7 +234,7 @@ mod tests {
         let (architecture, teacher) = teacher();
         let plan =
             Plan::new(&architecture, &[], &[dropped(&[2]), pairs(&[[3, 4]], MergeInit::Random)]).unwrap();
-        let student = with_fresh_parts(&teacher, &plan, 1, &Device::flex()).unwrap();
+        let student = with_fresh_parts(&teacher, &plan, 1, &BTreeMap::new()).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("student.safetensors");
         crate::model::save_scion(&student, &plan.after, &path).unwrap();

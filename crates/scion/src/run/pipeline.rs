@@ -12,7 +12,7 @@ use super::graft::with_fresh_parts;
 use super::locality::{self, Locality};
 use super::pretrain::{Training, train};
 use super::results;
-use super::stage1::{Regrown, stage1};
+use super::stage1::{Regrown, inheritance, stage1};
 use super::teacher::{EMBEDDED_NAME, Teacher, open_teacher};
 use crate::checkpoint::Checkpoint;
 use crate::config::{DataSource, GraftConfig, Recipe};
@@ -106,7 +106,8 @@ impl<'a> Job<'a> {
         let (grafts, locality) = chosen_blocks(recipe, &teacher, folder, quiet)?;
         let plan = Plan::new(&teacher.architecture, &grafts, &recipe.restructures)?;
         let sites = plan.trained_sites();
-        let untrained = with_fresh_parts(&teacher.model, &plan, recipe.seed, &device)?;
+        let inputs = inheritance(recipe, &teacher.model, &plan, folder, quiet)?;
+        let untrained = with_fresh_parts(&teacher.model, &plan, recipe.seed, &inputs)?;
         Ok(Self { recipe, quiet, device, teacher, plan, locality, sites, untrained })
     }
 
@@ -136,10 +137,9 @@ impl<'a> Job<'a> {
     /// Trains all parts; returns them with the seconds it took.
     fn distill(&self, folder: &mut RunFolder) -> Result<(Vec<Regrown>, f64)> {
         let config = self.recipe.distill.as_ref().expect("checked when the job was opened");
-        let (teacher, device) = (&self.teacher, self.device.clone().autodiff());
-        let tracked = with_fresh_parts(&teacher.model, &self.plan, self.recipe.seed, &device)?;
-        let fresh: Vec<(Site, Part)> =
-            self.sites.iter().map(|&site| (site, tracked.part(self.plan.place(site)))).collect();
+        let teacher = &self.teacher;
+        let fresh = |&site| (site, self.untrained.part(self.plan.place(site)).train());
+        let fresh: Vec<(Site, Part)> = self.sites.iter().map(fresh).collect();
         stage1(self.recipe, config, &teacher.model, &teacher.architecture.dit, fresh, folder, self.quiet)
     }
 

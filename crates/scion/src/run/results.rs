@@ -56,6 +56,7 @@ pub(super) fn blocks(plan: &Plan) -> Vec<BlockResult> {
             operator: after.as_ref().unwrap_or(&before).name(),
             original: before.name(),
             replaced: plan.sites.contains(&Site::Operator(block, slot)),
+            init: plan.inits.get(&Site::Operator(block, slot)).map(|init| init.name().into()),
             params_before: before.parameters(width) as u64,
             params_after: after.as_ref().map_or(0, |o| o.parameters(width)) as u64,
             flops_before: before.flops(width, tokens).total() as u64,

@@ -15,6 +15,7 @@ use crate::data::{Batches, ImageSet, to_unit};
 use crate::diffusion::Schedule;
 use crate::error::{Error, Result};
 use crate::model::{Dit, DitConfig, Part, Site};
+use crate::plan::{Plan, needs_activations};
 use crate::train::{CaptureMode, DistillConfig, Distiller};
 
 /// Chance that a captured image's label is the null class: guidance asks the model both ways.
@@ -23,6 +24,9 @@ const LABEL_DROPOUT: f64 = 0.1;
 /// another's noise.
 const CAPTURED: u64 = 1 << 40;
 const HELD_OUT: u64 = 1 << 48;
+/// Place of the images by whose activations operators inherit, and how many there are.
+const INHERITANCE: u64 = 1 << 52;
+const INHERITANCE_IMAGES: usize = 64;
 
 /// What stage 1 found for one part.
 #[derive(Clone, Debug)]
@@ -66,7 +70,7 @@ pub(super) fn stage1(
         CaptureMode::Online => training.len(),
         CaptureMode::Cache => config.samples,
     };
-    let validation = captured(teacher, sizes, &held_out, &sites, recipe.seed)?;
+    let validation = captured(teacher, sizes, &held_out, &sites, recipe.seed, HELD_OUT)?;
     let mut distiller =
         Distiller::new(sites.clone(), parts, sizes.tokens(), sizes.hidden, config.clone(), validation);
     let first_losses = distiller.validate();
@@ -105,6 +109,29 @@ pub(super) fn stage1(
     Ok((regrown.collect(), clock.seconds()))
 }
 
+/// The teacher's inputs at the sites whose operators inherit by them.
+///
+/// # Errors
+/// When the data cannot be read.
+pub(super) fn inheritance(
+    recipe: &Recipe,
+    teacher: &Dit,
+    plan: &Plan,
+    folder: &RunFolder,
+    quiet: bool,
+) -> Result<BTreeMap<Site, Vec<f32>>> {
+    let asking = plan.inheriting().filter(|(_, new, old)| needs_activations(new, old));
+    let sites: Vec<Site> = asking.map(|(site, ..)| site).collect();
+    if sites.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let sizes = &plan.before.dit;
+    let set = stage_images(recipe, sizes, teacher, folder, quiet)?;
+    let few = set.subset(&spread(set.labels(), INHERITANCE_IMAGES.min(set.len()), recipe.seed))?;
+    let found = captured(teacher, sizes, &few, &sites, recipe.seed, INHERITANCE)?;
+    Ok(found.into_iter().map(|(site, activations)| (site, activations.input)).collect())
+}
+
 /// Sets `count` images apart for validation, spread over the classes.
 fn split(set: Arc<ImageSet>, count: usize, seed: u64) -> Result<(Arc<ImageSet>, ImageSet)> {
     if count >= set.len() {
@@ -119,18 +146,19 @@ fn split(set: Arc<ImageSet>, count: usize, seed: u64) -> Result<(Arc<ImageSet>, 
     Ok((Arc::new(set.subset(&rest)?), set.subset(&held_out)?))
 }
 
-/// The teacher's activations on all images of a small set.
+/// The teacher's activations on all images of a small set, with the noise of the places from `first` on.
 fn captured(
     teacher: &Dit,
     sizes: &DitConfig,
     set: &ImageSet,
     sites: &[Site],
     seed: u64,
+    first: u64,
 ) -> Result<BTreeMap<Site, Activations>> {
     let all: Vec<usize> = (0..set.len()).collect();
     let images = to_unit(&set.read(&all)?);
     let schedule = Schedule::linear();
-    let noised = add_noise(sizes, &schedule, &images, set.labels(), LABEL_DROPOUT, seed, HELD_OUT)?;
+    let noised = add_noise(sizes, &schedule, &images, set.labels(), LABEL_DROPOUT, seed, first)?;
     Ok(capture(teacher, sizes, &noised, sites))
 }
 

@@ -361,6 +361,39 @@ fn adapters_end_in_a_plain_model() {
 }
 
 #[test]
+fn inherited_operators_start_nearer_to_the_teacher() {
+    let place = Place::new();
+    let grafts = |init: &str| {
+        format!(
+            "[[graft]]\ntarget = \"attention\"\nblocks = [0]\ninit = \"{init}\"\n\
+             operator = {{ kind = \"sliding-window\", left = 4, right = 4 }}\n\
+             [[graft]]\ntarget = \"mlp\"\nblocks = [1]\ninit = \"{init}\"\noperator = {{ kind = \"mlp\", ratio = 2.0 }}\n\
+             [[graft]]\ntarget = \"mlp\"\nblocks = [2]\noperator = {{ kind = \"identity\" }}\n[distill]"
+        )
+    };
+    let whole = fs::read_to_string(place.recipe()).unwrap();
+    let (head, rest) = whole.split_once("[[graft]]").unwrap();
+    let stages = rest.split_once("[distill]").unwrap().1;
+    let losses = ["random", "inherit"].map(|init| {
+        fs::write(place.recipe(), format!("{head}{}{stages}", grafts(init))).unwrap();
+        printed(scion("distill").arg(place.recipe()).arg("--out").arg(place.path(init)));
+        let rows = fs::read_to_string(place.path(init).join("stage1.json")).unwrap();
+        let rows: Vec<serde_json::Value> = serde_json::from_str(&rows).unwrap();
+        assert_eq!(rows.len(), 2, "the identity has nothing to learn");
+        let named = rows.iter().all(|row| row["operator"].as_str().unwrap().ends_with(", inherited"));
+        assert_eq!(named, init == "inherit");
+        rows.iter().map(|row| row["val_first"].as_f64().unwrap()).collect::<Vec<_>>()
+    });
+    assert!(
+        losses[1].iter().zip(&losses[0]).all(|(inherited, random)| inherited < &(0.8 * random)),
+        "{losses:?}"
+    );
+    place.edit("kind = \"sliding-window\", left = 4, right = 4", "kind = \"sliding-window\", heads = 1");
+    let message = refused(&mut place.run("plan"), 2);
+    assert_names(&message, &["sliding-window", "cannot inherit", "1 heads instead of 3"]);
+}
+
+#[test]
 fn recipes_without_what_a_command_needs_are_refused() {
     let place = Place::new();
     assert_names(&refused(&mut place.run("pretrain"), 2), &["[pretrain]"]);
