@@ -3,6 +3,7 @@
 //! The first five workloads are those of `scripts/bench/torch_twin.py`, the same mathematics in stock PyTorch.
 
 mod distilled;
+mod stages;
 mod workload;
 
 use std::hint::black_box;
@@ -13,6 +14,7 @@ use scion_kernels::{Precision, release_freed_memory};
 use serde::Serialize;
 
 pub use distilled::Distilled;
+pub use stages::Setting;
 use workload::Job;
 pub use workload::{WORKLOADS, Workload};
 

@@ -12,23 +12,19 @@ use scion_kernels::optimizer::Moments;
 use scion_kernels::{PackedWeights, backward, with_values};
 
 use super::distilled::{Distilled, TOKENS, WIDTH};
-use crate::capture::{Activations, add_noise, capture};
+use super::stages::Setting;
 use crate::config::Recipe;
 use crate::data::Batches;
-use crate::diffusion::Schedule;
 use crate::error::{Error, Result};
-use crate::model::{Architecture, Dit, DitConfig, Site, parameters, update_parameters};
+use crate::model::{Architecture, Dit, DitConfig, parameters, update_parameters};
 use crate::operator::{Init, Operator, OperatorConfig};
-use crate::plan::Plan;
-use crate::run::{QUICKSTART, Teacher, embedded_teacher, sample_images, training_images, with_fresh_parts};
-use crate::train::{
-    Distiller, LoraConfig, RegressionLoss, Step, Trainer, adapt, collect, descend, regression_loss,
-};
+use crate::run::{QUICKSTART, embedded_teacher, sample_images, training_images};
+use crate::train::{LoraConfig, RegressionLoss, Step, adapt, collect, descend, regression_loss};
 
 /// Images of a step of the first five workloads.
 const BATCH: usize = 8;
 /// Images of a step of those on the embedded model.
-const EMBEDDED_BATCH: usize = 64;
+pub(super) const EMBEDDED_BATCH: usize = 64;
 
 /// A piece of work to time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,10 +37,10 @@ pub enum Workload {
     Distil(Distilled),
     /// Drawing 64 images as the quickstart does.
     Sample,
-    /// One step of the quickstart's stage 1, the teacher's pass included.
-    Stage1,
-    /// One step of the quickstart's stage 2.
-    Stage2,
+    /// One step of stage 1, the teacher's pass included.
+    Stage1(Setting),
+    /// One step of stage 2.
+    Stage2(Setting),
     /// Reading one batch of the embedded images.
     Data,
     /// The finetuning step of DiT-S/2 with adapters of rank 16 beside frozen weights.
@@ -52,7 +48,7 @@ pub enum Workload {
 }
 
 /// All workloads by name.
-pub const WORKLOADS: [(&str, Workload); 18] = [
+pub const WORKLOADS: [(&str, Workload); 20] = [
     ("dit-forward", Workload::DitForward),
     ("dit-train", Workload::DitTrain),
     ("distil-hyena-x", Workload::Distil(Distilled::HyenaX)),
@@ -67,10 +63,12 @@ pub const WORKLOADS: [(&str, Workload); 18] = [
     ("distil-mlp-r6", Workload::Distil(Distilled::MlpR6)),
     ("distil-mlp-hyena-x", Workload::Distil(Distilled::MlpHyenaX)),
     ("sample", Workload::Sample),
-    ("stage1", Workload::Stage1),
-    ("stage2", Workload::Stage2),
+    ("stage1", Workload::Stage1(Setting::Quickstart)),
+    ("stage2", Workload::Stage2(Setting::Quickstart)),
     ("data", Workload::Data),
     ("dit-train-lora", Workload::DitTrainLora),
+    ("xl2-stage1", Workload::Stage1(Setting::Xl2)),
+    ("xl2-stage2", Workload::Stage2(Setting::Xl2)),
 ];
 
 /// A workload ready to run.
@@ -89,14 +87,19 @@ impl Workload {
         WORKLOADS.iter().find(|(_, workload)| *workload == self).expect("every workload is listed").0
     }
 
+    /// Whether it needs gigabytes and minutes, and is to be asked for by name.
+    pub fn is_large(self) -> bool {
+        matches!(self, Self::Stage1(Setting::Xl2) | Self::Stage2(Setting::Xl2))
+    }
+
     pub(super) fn build(self) -> Result<Job> {
         match self {
             Self::DitForward => dit_forward(),
             Self::DitTrain => dit_train(),
             Self::Distil(operator) => distil(&operator.config(), BATCH, TOKENS),
             Self::Sample => sample(),
-            Self::Stage1 => stage1(),
-            Self::Stage2 => stage2(),
+            Self::Stage1(setting) => setting.stage1(),
+            Self::Stage2(setting) => setting.stage2(),
             Self::Data => data(),
             Self::DitTrainLora => dit_train_lora(),
         }
@@ -115,7 +118,7 @@ fn dit_inputs(sizes: &DitConfig) -> (Vec<f32>, Vec<f32>, Vec<usize>) {
 }
 
 /// A model with random weights everywhere: adaLN-Zero's initial zeros would make every block the identity.
-fn random_dit(sizes: &DitConfig, device: &Device) -> Result<Dit> {
+pub(super) fn random_dit(sizes: &DitConfig, device: &Device) -> Result<Dit> {
     let model = Dit::new(&Architecture::native(sizes.clone()), &mut Init::new(0, 0, device))?;
     update_parameters(model, |_, _, _, values| {
         if values.iter().all(|&v| v == 0.0) {
@@ -224,7 +227,7 @@ impl<M: Module> Learner<M> {
     }
 }
 
-fn quickstart() -> Result<Recipe> {
+pub(super) fn quickstart() -> Result<Recipe> {
     Recipe::parse(QUICKSTART, Path::new("quickstart.toml"))
 }
 
@@ -234,65 +237,6 @@ fn sample() -> Result<Job> {
     let labels: Vec<usize> = (0..EMBEDDED_BATCH).map(|i| i % sizes.num_classes).collect();
     let step = move || {
         sample_images(&teacher.model, &sizes, &recipe.sample, 0, &labels, 0, |_| {})?;
-        Ok(())
-    };
-    Ok(Job { step: Box::new(step), gflop: None, images: Some(EMBEDDED_BATCH) })
-}
-
-/// What the quickstart's stages start from.
-struct Start {
-    recipe: Recipe,
-    teacher: Teacher,
-    sites: Vec<Site>,
-    /// The grafted model with fresh operators, recording gradients.
-    grafted: Dit,
-    batches: Batches,
-}
-
-fn start() -> Result<Start> {
-    let (recipe, device) = (quickstart()?, Device::flex());
-    let teacher = embedded_teacher(&device)?;
-    let (native, seed) = (&teacher.architecture, recipe.seed);
-    let plan = Plan::new(native, &recipe.grafts, &recipe.restructures)?;
-    let grafted = with_fresh_parts(&teacher.model, &plan, seed, &BTreeMap::new())?.train();
-    let batches = Batches::new(training_images(&recipe.data, &native.dit, seed)?, seed, false)?;
-    Ok(Start { recipe, teacher, sites: plan.sites, grafted, batches })
-}
-
-fn stage1() -> Result<Job> {
-    let Start { recipe, teacher, sites, grafted, batches } = start()?;
-    let sizes = teacher.architecture.dit;
-    let fresh = sites.iter().map(|&site| grafted.part(site)).collect();
-    let config = recipe.distill.expect("the quickstart has a stage 1");
-    let schedule = Schedule::linear();
-    let activations = {
-        let (sites, sizes, weights) = (sites.clone(), sizes.clone(), PackedWeights::default());
-        move |step: u64| -> Result<BTreeMap<_, Activations>> {
-            let batch = batches.batch(step, EMBEDDED_BATCH)?;
-            let noised = add_noise(&sizes, &schedule, &batch.images, &batch.labels, 0.1, 0, step << 20)?;
-            Ok(weights.scope(|| capture(&teacher.model, &sizes, &noised, &sites)))
-        }
-    };
-    let held_out = activations(u64::from(u32::MAX))?;
-    let mut distiller = Some(Distiller::new(sites, fresh, sizes.tokens(), sizes.hidden, config, held_out));
-    let step = move || {
-        let current = distiller.take().expect("a step that fails ends the measurement");
-        let batch = activations(current.steps())?;
-        distiller = Some(current.step(&batch)?.0);
-        Ok(())
-    };
-    Ok(Job { step: Box::new(step), gflop: None, images: Some(EMBEDDED_BATCH) })
-}
-
-fn stage2() -> Result<Job> {
-    let Start { recipe, teacher, grafted, batches, .. } = start()?;
-    let config = recipe.finetune.expect("the quickstart has a stage 2");
-    let sizes = teacher.architecture.dit;
-    let mut trainer = Some(Trainer::new(grafted, sizes, config, recipe.seed));
-    let step = move || {
-        let current = trainer.take().expect("a step that fails ends the measurement");
-        let batch = batches.batch(current.state().step, EMBEDDED_BATCH)?;
-        trainer = Some(current.step(&batch)?.0);
         Ok(())
     };
     Ok(Job { step: Box::new(step), gflop: None, images: Some(EMBEDDED_BATCH) })
@@ -314,7 +258,7 @@ fn data() -> Result<Job> {
     Ok(Job { step: Box::new(step), gflop: None, images: Some(EMBEDDED_BATCH) })
 }
 
-fn normal(len: usize, seed: u64) -> Vec<f32> {
+pub(super) fn normal(len: usize, seed: u64) -> Vec<f32> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     (0..len).map(|_| StandardNormal.sample(&mut rng)).collect()
 }

@@ -9,7 +9,7 @@ use crate::error::Result;
 
 #[derive(Args)]
 pub struct BenchArguments {
-    /// The workloads, separated by commas; all by default
+    /// The workloads, separated by commas; by default all but xl2-stage1 and xl2-stage2, which need gigabytes
     #[arg(long, value_delimiter = ',')]
     only: Vec<Workload>,
     /// Operand precision of products
@@ -42,7 +42,8 @@ pub fn bench(arguments: &BenchArguments) -> Result<()> {
         Precisions::Auto => &[PrecisionConfig::Auto.resolved()],
         Precisions::Both => &[PrecisionConfig::F32, PrecisionConfig::Bf16],
     };
-    let all: Vec<Workload> = WORKLOADS.iter().map(|(_, workload)| *workload).collect();
+    let all: Vec<Workload> =
+        WORKLOADS.iter().map(|(_, workload)| *workload).filter(|workload| !workload.is_large()).collect();
     let chosen = if arguments.only.is_empty() { &all } else { &arguments.only };
     if !arguments.json {
         say!(

@@ -31,12 +31,18 @@ pub struct RunArguments {
     /// Leave out images that cannot be read instead of stopping
     #[arg(long)]
     skip_broken: bool,
+    /// Run each block anew in the backward pass instead of keeping its activations: less memory, more time
+    #[arg(long)]
+    checkpointing: bool,
 }
 
 impl RunArguments {
     fn read(&self, common: &Common) -> Result<(Recipe, PathBuf)> {
         let (mut recipe, out) = read(&self.recipe, self.out.as_deref(), common)?;
         recipe.data.skip_broken |= self.skip_broken;
+        for stage in [&mut recipe.pretrain, &mut recipe.finetune].into_iter().flatten() {
+            stage.activation_checkpointing |= self.checkpointing;
+        }
         Ok((recipe, out))
     }
 }
