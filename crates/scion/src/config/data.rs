@@ -51,6 +51,7 @@ impl DataConfig {
                     .into(),
             );
         }
-        self.drawn(&recipe.sample).check()
+        // How many images are enough is a question of the model's classes, not of distances with errors.
+        SampleConfig { count: recipe.sample.count, ..self.drawn(&recipe.sample) }.check()
     }
 }

@@ -131,10 +131,7 @@ fn recipe_errors_name_file_field_and_what_was_expected() {
             format!("{head}[data]\nsource = \"embedded\"\ncount = 20\n"),
             &["data.count", "source = \"teacher\""],
         ),
-        (
-            format!("{head}[data]\nsource = \"teacher\"\ncount = 3\n"),
-            &["data.count", "at least 10", "found 3"],
-        ),
+        (format!("{head}[data]\nsource = \"teacher\"\nsteps = 5000\n"), &["data.steps", "5000"]),
         (
             format!("{head}[pretrain]\nsteps = 1\nobjective = \"teacher\"\n"),
             &["pretrain.objective", "[finetune]"],
