@@ -167,7 +167,7 @@ pub struct DataConfig {
     /// Model calls for each of them; those of `[sample]` where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<usize>,
-    /// Their guidance; that of `[sample]` where it is left out.
+    /// Their guidance; none where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cfg: Option<f64>,
 }
@@ -432,7 +432,7 @@ mod tests {
         .unwrap();
         let text = recipe.to_toml();
         for default in
-            ["count = 10000", "steps = 25", "cfg = 1.5", "blocks = 0.0", "diffusion = 1.0", "rank = 16"]
+            ["count = 10000", "steps = 25", "cfg = 1.0", "blocks = 0.0", "diffusion = 1.0", "rank = 16"]
         {
             assert!(text.contains(default), "{default} is not in {text}");
         }

@@ -3,6 +3,8 @@
 //! The backward pass needs the state at every token. The forward pass is run again, first keeping the state before each
 //! chunk of tokens, then chunk by chunk from the last, keeping those inside: memory is T/CHUNK + CHUNK states.
 
+use std::hint::black_box;
+
 use crate::shared::SharedMut;
 use crate::taps::{LANES, Lanes, load};
 
@@ -89,14 +91,15 @@ impl Head<'_> {
             let b = self.shared(t, 0, block);
             for (p, &x) in x.iter().enumerate() {
                 let at = block * self.channels + p;
-                after[at] = plus(scaled(before[at], decay), scaled(b, x * dt));
+                after[at] = plus(scaled(before[at], decay), scaled(b, black_box(x * dt)));
             }
         }
     }
 }
 
-// On lanes by value: written as loops over places in memory, the loop over channels would be vectorised instead, with a
-// gather for each lane.
+// [`black_box`] keeps the lanes together. In the loops over channels it hides a factor from the compiler, which would
+// vectorise these loops instead, with a gather and a scatter for each lane; behind them it hides where lanes go, by which
+// they would be torn into the pairs and fours of a sum.
 
 #[inline(always)]
 fn plus(a: Lanes, b: Lanes) -> Lanes {
@@ -148,7 +151,7 @@ multiversioned! {
                 let (b, c) = (h.shared(t, 0, block), h.shared(t, 1, block));
                 let states = &mut state[block * h.channels..(block + 1) * h.channels];
                 for ((state, output), &x) in states.iter_mut().zip(&mut outputs).zip(x) {
-                    *state = plus(scaled(*state, decay), scaled(b, x * dt));
+                    *state = plus(scaled(*state, decay), scaled(b, black_box(x * dt)));
                     *output = plus(*output, times(*state, c));
                 }
             }
@@ -243,19 +246,19 @@ fn back(
         for (p, at) in channels.enumerate() {
             let d = plus(d_state[at], scaled(c, dy[p]));
             d_c = plus(d_c, scaled(behind[at], dy[p]));
-            d_b = plus(d_b, scaled(d, x[p] * dt));
+            d_b = plus(d_b, scaled(d, black_box(x[p] * dt)));
             d_inputs[p] = plus(d_inputs[p], times(d, b));
             d_decay = plus(d_decay, times(d, before[at]));
             d_state[at] = scaled(d, decay);
         }
         let shared = &mut to.shared[t * 2 * h.state..(t + 1) * 2 * h.state];
         let first = block * LANES;
-        for (which, gradient) in [d_b, d_c].iter().enumerate() {
+        for (which, gradient) in black_box([d_b, d_c]).iter().enumerate() {
             let own = &mut shared[which * h.state + first..which * h.state + h.state.min(first + LANES)];
             own.iter_mut().zip(gradient).for_each(|(own, gradient)| *own += gradient);
         }
     }
-    let d_decay = sum(&d_decay) * decay;
+    let d_decay = sum(&black_box(d_decay)) * decay;
     let mut d_dt = d_decay * h.rate;
     sums.rate += d_decay * dt;
     let dx = to.mixed.at(to.mixed_at + t * h.row() + h.head * h.channels, h.channels);

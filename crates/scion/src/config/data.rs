@@ -11,7 +11,8 @@ impl DataConfig {
         SampleConfig {
             count: self.count.unwrap_or(TEACHER_IMAGES),
             steps: self.steps.unwrap_or(sample.steps),
-            cfg: self.cfg.unwrap_or(sample.cfg),
+            // Guided images are less varied than what the teacher learned from.
+            cfg: self.cfg.unwrap_or(1.0),
             ..sample.clone()
         }
     }
