@@ -2,6 +2,7 @@
 
 mod data;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use scion_kernels::Precision;
@@ -13,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::model::DitConfig;
 use crate::operator::{OperatorConfig, Slot};
 use crate::plan::{BlockSelection, LocalityConfig, RestructureConfig, needs_locality};
+use crate::report::results::ModelName;
 use crate::train::{DistillConfig, TrainConfig};
 
 /// A recipe. Sections that a command does not use may be left out.
@@ -305,6 +307,8 @@ const MIN_SAMPLES: usize = 10;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct EvaluateConfig {
+    /// The models that are drawn from and scored, as far as the recipe has the stages that make them.
+    pub models: BTreeSet<ModelName>,
     /// Images of each class in a model's grid.
     pub grid_columns: usize,
     /// Timed forward passes a model.
@@ -315,7 +319,7 @@ pub struct EvaluateConfig {
 
 impl Default for EvaluateConfig {
     fn default() -> Self {
-        Self { grid_columns: 8, latency_runs: 15, latency_batch: 64 }
+        Self { models: ModelName::ALL.into(), grid_columns: 8, latency_runs: 15, latency_batch: 64 }
     }
 }
 
@@ -373,6 +377,9 @@ impl Recipe {
             distill.check().map_err(|e| format!("distill.{e}"))?;
         }
         self.sample.check().map_err(|e| format!("sample.{e}"))?;
+        if self.evaluate.models.is_empty() {
+            return Err("evaluate.models is empty; expected some of \"teacher\", \"untrained\", \"stage1\" and \"stage2\"".into());
+        }
         if self.evaluate.latency_batch == 0 || self.evaluate.latency_runs == 0 {
             return Err("evaluate.latency-batch and evaluate.latency-runs must be at least 1".into());
         }
@@ -381,7 +388,7 @@ impl Recipe {
 }
 
 /// A TOML error in one paragraph, with the nearest known name where a field is unknown.
-fn explain(error: &toml::de::Error, text: &str) -> String {
+pub(crate) fn explain(error: &toml::de::Error, text: &str) -> String {
     let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
     let message = error.message().replace('\n', " ");
     let mut quoted = message.split('`').skip(1).step_by(2);

@@ -20,5 +20,6 @@ pub mod plan;
 mod positions;
 pub mod report;
 pub mod run;
+pub mod sweep;
 pub mod train;
 mod zip_output;

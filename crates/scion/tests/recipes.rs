@@ -5,16 +5,21 @@ use std::path::{Path, PathBuf};
 use scion::config::Recipe;
 use scion::operator::Slot;
 use scion::run::{Planned, plan_of};
+use scion::sweep::{Study, Sweep};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes")
 }
 
+/// The file that holds questions about recipes.
+const STUDY: &str = "study.toml";
+
 /// All recipes in a folder and the folders in it.
 fn recipes(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let (folders, files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
-    let files = files.into_iter().filter(|path| path.extension().is_some_and(|end| end == "toml"));
+    let recipe = |path: &PathBuf| path.extension().is_some_and(|end| end == "toml") && !path.ends_with(STUDY);
+    let files = files.into_iter().filter(recipe);
     files.chain(folders.iter().flat_map(|inner| recipes(inner))).collect()
 }
 
@@ -42,6 +47,15 @@ fn every_recipe_can_be_planned() {
         }
     }
     assert!(all.len() > 2);
+}
+
+#[test]
+fn the_study_can_be_planned() {
+    let study = Study::read(&folder().join(STUDY), None).unwrap_or_else(|e| panic!("{e}"));
+    let sweep = Sweep::plan(&study, Path::new("nowhere"), true).unwrap_or_else(|e| panic!("{e}"));
+    let variants: usize = study.questions.iter().map(|question| question.variants.len()).sum();
+    assert!(sweep.runs.len() < variants, "questions share the runs of equal recipes");
+    assert!(sweep.runs.iter().all(|run| run.before.dit.hidden == 128 && !run.is_finished()));
 }
 
 /// Change of `after` against `before` in percent, with as many decimals as `printed` has.

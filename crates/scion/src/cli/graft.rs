@@ -96,7 +96,7 @@ pub fn pretrain(arguments: &RunArguments, common: &Common) -> Result<()> {
 
 fn start(mut recipe: Recipe, out: &Path, until: Until, command: &str, common: &Common) -> Result<()> {
     settle_precision(&mut recipe, out);
-    tell(&run::run(&recipe, out, until, command, common.quiet)?)
+    tell(&run::run(&recipe, out, until, None, command, common.quiet)?)
 }
 
 fn tell(outcome: &Outcome) -> Result<()> {

@@ -14,6 +14,7 @@ mod inspect;
 mod plan;
 mod reading;
 mod sample;
+mod sweep;
 
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
@@ -68,6 +69,11 @@ enum Command {
         after_help = "Examples:\n  scion run recipes/quickstart.toml --out runs/first\n  scion run my.toml --dry-run"
     )]
     Run(graft::RunArguments),
+    /// Many runs that differ in a few fields of a recipe, compared on one page; goes on where it stopped
+    #[command(
+        after_help = "Examples:\n  scion sweep recipes/study.toml --dry-run\n  scion sweep recipes/study.toml --out runs/study"
+    )]
+    Sweep(sweep::SweepArguments),
     /// What a recipe would change: blocks, parameters, FLOPs
     #[command(after_help = "Examples:\n  scion plan recipes/quickstart.toml\n  scion plan xl2.toml --json")]
     Plan(plan::PlanArguments),
@@ -154,6 +160,7 @@ fn execute(command: Command, common: &Common) -> Result<()> {
         Command::Distill(arguments) => graft::run(&arguments, common, crate::run::Until::Distill),
         Command::Finetune(arguments) => graft::run(&arguments, common, crate::run::Until::Finetune),
         Command::Pretrain(arguments) => graft::pretrain(&arguments, common),
+        Command::Sweep(arguments) => sweep::sweep(&arguments, common),
         Command::Plan(arguments) => plan::plan(&arguments, common),
         Command::Inspect(arguments) => inspect::inspect(&arguments),
         Command::Convert(arguments) => convert::convert(&arguments),

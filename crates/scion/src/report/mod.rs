@@ -13,6 +13,7 @@ mod page;
 mod plot;
 mod read;
 pub mod results;
+pub mod study;
 mod tables;
 
 use std::path::{Path, PathBuf};

@@ -17,16 +17,7 @@ const POLICY: &str =
 /// Writes the whole page.
 pub(super) fn document(out: &mut String, report: &Report) -> fmt::Result {
     let results = report.results;
-    write!(
-        out,
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
-         <meta name=\"color-scheme\" content=\"light dark\">\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\">\
-         <link rel=\"icon\" href=\"data:,\"><title>{} · Scion graft report</title>\n<style>\n{}</style></head>\n<body>",
-        Text(report.run),
-        include_str!("style.css")
-    )?;
+    open(out, &format!("{} · Scion graft report", report.run))?;
     top(out, report)?;
     out.push_str("<main>");
     section(out, "The graft", "", |out| blocks::drawing(out, &results.blocks))?;
@@ -37,11 +28,30 @@ pub(super) fn document(out: &mut String, report: &Report) -> fmt::Result {
     section(out, "Training", "", |out| curves(out, report))?;
     section(out, "Time and memory", "", |out| timing(out, results))?;
     section(out, "Repeating this run", REPEAT_NOTE, |out| reproduce(out, report))?;
+    close(out)
+}
+
+/// Opens a document, up to what is seen.
+pub(super) fn open(out: &mut String, title: &str) -> fmt::Result {
+    write!(
+        out,
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
+         <meta name=\"color-scheme\" content=\"light dark\">\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\">\
+         <link rel=\"icon\" href=\"data:,\"><title>{}</title>\n<style>\n{}</style></head>\n<body>",
+        Text(title),
+        include_str!("style.css")
+    )
+}
+
+/// Closes the main part and the document.
+pub(super) fn close(out: &mut String) -> fmt::Result {
     write!(out, "</main>\n<script>\n{}</script></body></html>\n", include_str!("script.js"))
 }
 
 /// Writes a section, unless its body stays empty.
-fn section(
+pub(super) fn section(
     out: &mut String,
     title: &str,
     note: &str,
@@ -52,7 +62,7 @@ fn section(
     if inner.is_empty() {
         return Ok(());
     }
-    write!(out, "\n<section><h2>{title}</h2>")?;
+    write!(out, "\n<section><h2>{}</h2>", Text(title))?;
     if !note.is_empty() {
         write!(out, "<p class=\"note\">{}</p>", Text(note))?;
     }
@@ -265,16 +275,23 @@ fn reproduce(out: &mut String, report: &Report) -> fmt::Result {
     facts.extend(results.threads.map(|t| ("Threads".into(), t.to_string())));
     facts.extend(results.cpu.clone().map(|c| ("Processor".into(), c)));
     facts.extend(results.versions.iter().map(|(name, version)| (name.clone(), version.clone())));
-    if !facts.is_empty() {
-        out.push_str("<dl class=\"facts\">");
-        for (name, value) in &facts {
-            write!(out, "<div><dt>{}</dt><dd>{}</dd></div>", Text(name), Text(value))?;
-        }
-        out.push_str("</dl>");
-    }
+    list(out, "facts", &facts)?;
     if let Some(recipe) = &results.recipe {
         write!(out, "<h3>Recipe</h3><pre>{}</pre>", Text(recipe.trim()))?;
     }
+    Ok(())
+}
+
+/// Writes names and what they stand for; nothing when there are none.
+pub(super) fn list(out: &mut String, class: &str, entries: &[(String, String)]) -> fmt::Result {
+    if entries.is_empty() {
+        return Ok(());
+    }
+    write!(out, "<dl class=\"{class}\">")?;
+    for (name, value) in entries {
+        write!(out, "<div><dt>{}</dt><dd>{}</dd></div>", Text(name), Text(value))?;
+    }
+    out.push_str("</dl>");
     Ok(())
 }
 

@@ -181,16 +181,13 @@ pub(super) fn grids(dir: &Path, results: &Results) -> Result<Vec<SampleGrid>> {
         let path = entry.map_err(|e| Error::io("read", dir, e))?.path();
         let Some(stem) = path.file_stem().and_then(|s| s.to_str()).map(String::from) else { continue };
         if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("png")) {
-            let place = MODELS.iter().position(|m| m.id() == stem).unwrap_or(MODELS.len());
+            let place = ModelName::ALL.iter().position(|m| m.id() == stem).unwrap_or(ModelName::ALL.len());
             files.push((place, stem, path));
         }
     }
     files.sort();
     files.into_iter().map(|(place, stem, path)| grid(place, stem, &path, results)).collect()
 }
-
-const MODELS: [ModelName; 4] =
-    [ModelName::Teacher, ModelName::Untrained, ModelName::Stage1, ModelName::Stage2];
 
 fn grid(place: usize, stem: String, path: &Path, results: &Results) -> Result<SampleGrid> {
     let png = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
@@ -201,7 +198,7 @@ fn grid(place: usize, stem: String, path: &Path, results: &Results) -> Result<Sa
             format!("expected a PNG image, found a file that starts with {found:02x?}"),
         ));
     }
-    let Some(name) = MODELS.get(place) else {
+    let Some(name) = ModelName::ALL.get(place) else {
         return Ok(SampleGrid { title: stem, caption: String::new(), png });
     };
     let score = results.model(*name).and_then(|m| m.frechet);

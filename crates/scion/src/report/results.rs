@@ -89,6 +89,9 @@ pub enum ModelName {
 }
 
 impl ModelName {
+    /// All models, in the order in which a run makes them.
+    pub const ALL: [ModelName; 4] = [Self::Teacher, Self::Untrained, Self::Stage1, Self::Stage2];
+
     /// The name in `results.json` and of the sample grid, `samples/NAME.png`.
     pub fn id(self) -> &'static str {
         match self {

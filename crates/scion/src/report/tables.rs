@@ -6,27 +6,27 @@ use super::number::{self, Text};
 use super::results::{Estimate, ModelName, ModelResult, Results, Stage1Result};
 
 /// A column's name and which direction is better, if either.
-struct Column {
-    name: String,
-    mark: &'static str,
+pub(super) struct Column {
+    pub name: String,
+    pub mark: &'static str,
 }
 
 /// What a cell shows (HTML) and sorts by.
-struct Cell {
-    html: String,
-    key: Option<f64>,
-    numeric: bool,
+pub(super) struct Cell {
+    pub html: String,
+    pub key: Option<f64>,
+    pub numeric: bool,
 }
 
-fn column(name: impl Into<String>) -> Column {
+pub(super) fn column(name: impl Into<String>) -> Column {
     Column { name: name.into(), mark: "" }
 }
 
-fn lower(name: impl Into<String>) -> Column {
+pub(super) fn lower(name: impl Into<String>) -> Column {
     Column { name: name.into(), mark: "<i class=\"better\" title=\"lower is better\">↓</i>" }
 }
 
-fn higher(name: impl Into<String>) -> Column {
+pub(super) fn higher(name: impl Into<String>) -> Column {
     Column { name: name.into(), mark: "<i class=\"better\" title=\"higher is better\">↑</i>" }
 }
 
@@ -34,7 +34,7 @@ fn word(text: &str) -> Cell {
     Cell { html: Text(text).to_string(), key: None, numeric: false }
 }
 
-fn value(text: String, key: f64) -> Cell {
+pub(super) fn value(text: String, key: f64) -> Cell {
     Cell { html: Text(&text).to_string(), key: Some(key), numeric: true }
 }
 
@@ -45,12 +45,12 @@ fn ranged(text: &str, low: &str, high: &str, key: f64) -> Cell {
 }
 
 /// A value with a muted note behind it.
-fn noted(text: &str, note: &str, key: f64) -> Cell {
+pub(super) fn noted(text: &str, note: &str, key: f64) -> Cell {
     let html = format!("{} <small>{}</small>", Text(text), Text(note));
     Cell { html, key: Some(key), numeric: true }
 }
 
-fn missing() -> Cell {
+pub(super) fn missing() -> Cell {
     Cell { html: "<small>—</small>".into(), key: None, numeric: true }
 }
 
@@ -87,7 +87,7 @@ pub(super) fn models(out: &mut String, results: &Results) -> fmt::Result {
     table(out, "models", &columns, &rows)
 }
 
-fn unit_name(name: &str, letter: &str) -> String {
+pub(super) fn unit_name(name: &str, letter: &str) -> String {
     if letter.is_empty() { name.into() } else { format!("{name}, {letter}") }
 }
 
@@ -123,14 +123,14 @@ fn latency(m: &ModelResult) -> Cell {
     }
 }
 
-fn score(e: &Estimate) -> Cell {
+pub(super) fn score(e: &Estimate) -> Cell {
     match number::estimate(e) {
         (text, Some(stderr)) => noted(&text, &format!("± {stderr}"), e.value),
         (text, None) => value(text, e.value),
     }
 }
 
-fn accuracy(m: &ModelResult) -> Cell {
+pub(super) fn accuracy(m: &ModelResult) -> Cell {
     let Some(share) = m.accuracy else { return missing() };
     let text = number::fixed(100.0 * share, 1);
     match m.accuracy_interval {
@@ -180,7 +180,12 @@ pub(super) fn stage1(out: &mut String, rows: &[Stage1Result]) -> fmt::Result {
     table(out, "stage1", &columns, &rows)
 }
 
-fn table(out: &mut String, class: &str, columns: &[Column], rows: &[(&str, Vec<Cell>)]) -> fmt::Result {
+pub(super) fn table(
+    out: &mut String,
+    class: &str,
+    columns: &[Column],
+    rows: &[(&str, Vec<Cell>)],
+) -> fmt::Result {
     write!(out, "<div class=\"scroll\"><table class=\"sortable {class}\"><thead><tr>")?;
     for (i, column) in columns.iter().enumerate() {
         let numeric = rows.first().is_some_and(|(_, cells)| cells[i].numeric);

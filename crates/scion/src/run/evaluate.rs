@@ -1,10 +1,13 @@
 use std::fs;
+use std::path::Path;
 use std::time::Instant;
 
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
+use super::folder::TEACHER;
 use super::{Progress, RunFolder, remove_parts, sample_in_parts};
+use crate::atomic;
 use crate::classifier::{Classifier, FEATURES};
 use crate::config::Recipe;
 use crate::data::image_io::{GridOptions, grid, save_png};
@@ -20,6 +23,9 @@ use crate::report::results::{Estimate, Floor, ModelName};
 
 /// What the embedded feature space is called, so that nobody takes the distance for FID.
 pub const FEATURE_SPACE: &str = "penultimate features of Scion's own Fashion-MNIST classifier (these distances are not FID or Inception KID)";
+
+/// Where a run keeps the images of its models.
+const SAMPLES: &str = "samples";
 
 /// Scores of one set of images.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -114,7 +120,7 @@ pub(super) fn evaluation_samples(
     folder: &RunFolder,
     quiet: bool,
 ) -> Result<Vec<u8>> {
-    let samples = folder.path("samples");
+    let samples = folder.path(SAMPLES);
     fs::create_dir_all(&samples).map_err(|e| Error::io("create the folder", &samples, e))?;
     let file = samples.join(format!("{}.npz", name.id()));
     let parts = samples.join(format!("{}.parts", name.id()));
@@ -143,6 +149,36 @@ pub(super) fn evaluation_samples(
     write_samples(&file, &pixels, shape, Some(&labels))?;
     remove_parts(&parts)?;
     Ok(pixels)
+}
+
+/// Whether two recipes have their teacher draw the same images, as far as they tell.
+pub(crate) fn same_teacher_images(a: &Recipe, b: &Recipe) -> bool {
+    let told = |r: &Recipe| (r.model.clone(), r.seed, r.precision, r.sample.clone(), r.evaluate.grid_columns);
+    told(a) == told(b)
+}
+
+/// Takes the teacher's images from a finished run, unless the folder holds its own, or that run had another teacher or
+/// drew them in another way.
+///
+/// # Errors
+/// When they are there and cannot be read or written.
+pub(super) fn adopt_teacher_samples(recipe: &Recipe, sibling: &Path, folder: &RunFolder) -> Result<()> {
+    let weights = |path: &Path| fs::read(path).ok();
+    let same_weights = weights(&sibling.join(TEACHER)) == weights(&folder.path(TEACHER));
+    let same_way =
+        Recipe::read(&sibling.join("recipe.toml")).is_ok_and(|theirs| same_teacher_images(&theirs, recipe));
+    let (theirs, ours) = (sibling.join(SAMPLES), folder.path(SAMPLES));
+    let [grid, images] = ["png", "npz"].map(|end| format!("{}.{end}", ModelName::Teacher.id()));
+    if !(same_weights && same_way && theirs.join(&images).exists()) || ours.join(&images).exists() {
+        return Ok(());
+    }
+    fs::create_dir_all(&ours).map_err(|e| Error::io("create the folder", &ours, e))?;
+    // The images come last: where they are there, the grid is too.
+    for name in [grid, images] {
+        let bytes = fs::read(theirs.join(&name)).map_err(|e| Error::io("read", theirs.join(&name), e))?;
+        atomic::write(&ours.join(&name), &bytes)?;
+    }
+    Ok(())
 }
 
 /// Forward times in milliseconds of several models in alternation: all runs of each.

@@ -39,7 +39,9 @@ impl StageClock {
 const LOG: &str = "metrics.jsonl";
 const STAGES: &str = "stages.json";
 const LOCK: &str = ".scion.lock";
-const TEACHER: &str = "teacher.sha256";
+
+/// The fingerprint of a run's teacher.
+pub(crate) const TEACHER: &str = "teacher.sha256";
 
 /// Where a run keeps the embedded teacher.
 pub(super) const UNPACKED_TEACHER: &str = "teacher.safetensors";

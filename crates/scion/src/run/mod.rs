@@ -19,7 +19,7 @@ pub use evaluate::{FEATURE_SPACE, Judge, Scores};
 pub use folder::RunFolder;
 pub use locality::Locality;
 pub use operators::with_stored_operators;
-pub use pipeline::{Outcome, Until, run};
+pub use pipeline::{Outcome, Until, check_stages, run};
 pub use plan::{Planned, plan_of};
 pub use pretrain::pretrain;
 pub use progress::Progress;
@@ -27,6 +27,8 @@ pub use sample::{remove_parts, sample_images, sample_in_parts};
 pub use source::training_images;
 pub use teacher::{EMBEDDED_NAME, Teacher, embedded_teacher, is_at_hand, with_checkpoint};
 
+pub(crate) use evaluate::same_teacher_images;
+pub(crate) use folder::TEACHER;
 pub(crate) use graft::with_fresh_parts;
 pub(crate) use results::{peak_memory, reset_peak_memory};
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use burn::tensor::Device;
 
-use super::evaluate::{Judge, Scores, evaluation_samples, labels, latencies};
+use super::evaluate::{Judge, Scores, adopt_teacher_samples, evaluation_samples, labels, latencies};
 use super::folder::RunFolder;
 use super::graft::with_fresh_parts;
 use super::locality::{self, Locality};
@@ -20,8 +20,9 @@ use crate::error::{Error, Result};
 use crate::model::{Dit, Part, Site, fingerprint, load, save_scion};
 use crate::plan::{self, Plan};
 use crate::report::results::{LocalityResult, ModelName, ModelResult, Results, Stage1Result};
+use crate::train::TrainConfig;
 
-/// How far a run goes.
+/// How far a run goes. Of the stages before, those are run that the recipe has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Until {
     /// Stage 1: `stage1.safetensors`.
@@ -43,12 +44,20 @@ pub enum Outcome {
 
 /// Runs a recipe's stages up to `until`, going on where an interrupted run stopped.
 ///
+/// The teacher's images are taken from the folder of a finished run, `sibling`, where that had the same teacher and
+/// drew them in the same way.
+///
 /// # Errors
-/// When the recipe lacks a stage's section, or files cannot be read or written.
-pub fn run(recipe: &Recipe, root: &Path, until: Until, command: &str, quiet: bool) -> Result<Outcome> {
-    if until >= Until::Finetune && recipe.finetune.is_none() {
-        return Err(Error::Usage("the recipe has no [finetune] section".into()));
-    }
+/// Those of [`check_stages`], and when files cannot be read or written.
+pub fn run(
+    recipe: &Recipe,
+    root: &Path,
+    until: Until,
+    sibling: Option<&Path>,
+    command: &str,
+    quiet: bool,
+) -> Result<Outcome> {
+    check_stages(recipe, until)?;
     let mut folder = RunFolder::open(root, recipe)?;
     let goal = folder.path(match until {
         Until::Distill => "stage1.safetensors",
@@ -58,16 +67,35 @@ pub fn run(recipe: &Recipe, root: &Path, until: Until, command: &str, quiet: boo
     if goal.exists() {
         return Ok(Outcome::Already(goal));
     }
-    let mut job = Job::open(recipe, &mut folder, quiet)?;
+    let mut job = Job::open(recipe, &mut folder, until, quiet)?;
     let stage1 = job.stage1(&mut folder)?;
     if until == Until::Distill {
         return Ok(Outcome::Made(goal));
     }
-    let stage2 = job.stage2(&mut folder, &stage1)?;
+    let stage2 =
+        recipe.finetune.as_ref().map(|config| job.stage2(config, &mut folder, &stage1)).transpose()?;
     if until == Until::Report {
-        job.report(&mut folder, &stage1, &stage2, command)?;
+        if let Some(sibling) = sibling {
+            adopt_teacher_samples(recipe, sibling, &folder)?;
+        }
+        job.report(&mut folder, &stage1, stage2.as_ref(), command)?;
     }
     Ok(Outcome::Made(goal))
+}
+
+/// Checks that a recipe has the section of stage 2, where a run shall end with it, and of any stage for a report.
+///
+/// # Errors
+/// When it has not.
+pub fn check_stages(recipe: &Recipe, until: Until) -> Result<()> {
+    let (distill, finetune) = (recipe.distill.is_some(), recipe.finetune.is_some());
+    let (there, section) = match until {
+        // An edit may bring nothing for stage 1 to train.
+        Until::Distill => (true, "[distill]"),
+        Until::Finetune => (finetune, "[finetune]"),
+        Until::Report => (distill || finetune, "[distill] or [finetune]"),
+    };
+    if there { Ok(()) } else { Err(Error::Usage(format!("the recipe has no {section} section"))) }
 }
 
 /// The pieces that stages share.
@@ -79,13 +107,13 @@ struct Job<'a> {
     plan: Plan,
     /// What the blocks were chosen by, where locality chose them.
     locality: Option<LocalityResult>,
-    /// What stage 1 trains, in the teacher's numbers.
+    /// What stage 1 trains, in the teacher's numbers; nothing where the recipe has no stage 1.
     sites: Vec<Site>,
     untrained: Dit,
 }
 
 impl<'a> Job<'a> {
-    fn open(recipe: &'a Recipe, folder: &mut RunFolder, quiet: bool) -> Result<Self> {
+    fn open(recipe: &'a Recipe, folder: &mut RunFolder, until: Until, quiet: bool) -> Result<Self> {
         let device = Device::flex();
         let (file, architecture) = open_teacher(&recipe.model, folder)?;
         // Mistakes are found before the weights are read; which blocks are local is not known yet.
@@ -98,14 +126,14 @@ impl<'a> Job<'a> {
                 "the recipe changes nothing; add a [[graft]] or a [[restructure]] entry".into(),
             ));
         }
-        if !draft.trained_sites().is_empty() && recipe.distill.is_none() {
+        if until == Until::Distill && !draft.trained_sites().is_empty() && recipe.distill.is_none() {
             return Err(Error::Usage("the recipe has no [distill] section".into()));
         }
         let teacher = Teacher { model: load(&file, &architecture, &device)?, architecture };
         folder.claim(&fingerprint(&teacher.model))?;
         let (grafts, locality) = chosen_blocks(recipe, &teacher, folder, quiet)?;
         let plan = Plan::new(&teacher.architecture, &grafts, &recipe.restructures)?;
-        let sites = plan.trained_sites();
+        let sites = if recipe.distill.is_some() { plan.trained_sites() } else { Vec::new() };
         let inputs = inheritance(recipe, &teacher.model, &plan, folder, quiet)?;
         let untrained = with_fresh_parts(&teacher.model, &plan, recipe.seed, &inputs)?;
         Ok(Self { recipe, quiet, device, teacher, plan, locality, sites, untrained })
@@ -136,7 +164,7 @@ impl<'a> Job<'a> {
 
     /// Trains all parts; returns them with the seconds it took.
     fn distill(&self, folder: &mut RunFolder) -> Result<(Vec<Regrown>, f64)> {
-        let config = self.recipe.distill.as_ref().expect("checked when the job was opened");
+        let config = self.recipe.distill.as_ref().expect("there is something to train");
         let teacher = &self.teacher;
         let fresh = |&site| (site, self.untrained.part(self.plan.place(site)).train());
         let fresh: Vec<(Site, Part)> = self.sites.iter().map(fresh).collect();
@@ -144,13 +172,12 @@ impl<'a> Job<'a> {
     }
 
     /// The edited model after light finetuning.
-    fn stage2(&mut self, folder: &mut RunFolder, stage1: &Dit) -> Result<Dit> {
+    fn stage2(&mut self, config: &TrainConfig, folder: &mut RunFolder, stage1: &Dit) -> Result<Dit> {
         let file = folder.path("stage2.safetensors");
         if file.exists() {
             folder.remove("stage2.state.safetensors")?;
             return self.reload(&file);
         }
-        let config = self.recipe.finetune.as_ref().expect("checked before the run");
         let tracked = stage1.clone().train();
         let training = Training::Finetuning { teacher: &self.teacher, plan: &self.plan };
         let model = train(self.recipe, config, &training, &self.plan.after, tracked, folder, self.quiet)?;
@@ -161,15 +188,23 @@ impl<'a> Job<'a> {
     }
 
     /// Samples and scores the models, and writes `results.json` and `report.html`.
-    fn report(&mut self, folder: &mut RunFolder, stage1: &Dit, stage2: &Dit, command: &str) -> Result<()> {
+    fn report(
+        &mut self,
+        folder: &mut RunFolder,
+        stage1: &Dit,
+        stage2: Option<&Dit>,
+        command: &str,
+    ) -> Result<()> {
+        let evaluate = &self.recipe.evaluate;
         let mut models = vec![
             (ModelName::Teacher, &self.teacher.model),
             (ModelName::Untrained, &self.untrained),
             (ModelName::Stage1, stage1),
-            (ModelName::Stage2, stage2),
         ];
+        models.extend(stage2.map(|model| (ModelName::Stage2, model)));
         // Without stage 1, the model after it is the untrained one.
         models.retain(|(name, _)| *name != ModelName::Stage1 || !self.sites.is_empty());
+        models.retain(|(name, _)| evaluate.models.contains(name));
         let sizes = &self.teacher.architecture.dit;
         let clock = folder.start_stage("samples")?;
         let mut pixels = Vec::new();
@@ -183,9 +218,8 @@ impl<'a> Job<'a> {
         let score = |pixels: &Vec<u8>| judge.as_ref().map(|j| j.score(pixels, Some(&classes))).transpose();
         let scores = pixels.iter().map(score).collect::<Result<Vec<Option<Scores>>>>()?;
         let floor = judge.as_ref().map(|j| j.floor(self.recipe.sample.count)).transpose()?;
-        let evaluate = &self.recipe.evaluate;
-        let times =
-            latencies(&[&self.teacher.model, stage2], sizes, evaluate.latency_batch, evaluate.latency_runs);
+        let timed = [&self.teacher.model, stage2.unwrap_or(stage1)];
+        let times = latencies(&timed, sizes, evaluate.latency_batch, evaluate.latency_runs);
         let mut rows: Vec<ModelResult> = models
             .iter()
             .zip(scores)
@@ -201,7 +235,7 @@ impl<'a> Job<'a> {
             models: rows,
             floor,
             stage1: folder.load_json("stage1.json")?,
-            stage1_left_out: self.sites.is_empty(),
+            stage1_left_out: self.plan.trained_sites().is_empty(),
             blocks: results::blocks(&self.plan),
             locality: self.locality.clone(),
             ..results::surroundings(self.recipe, folder, command, judge.is_some())?

@@ -8,6 +8,7 @@ mod messages;
 mod restructures;
 mod runs;
 mod sampling;
+mod sweep;
 
 use std::path::{Path, PathBuf};
 

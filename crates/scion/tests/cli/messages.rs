@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use super::{SMALL_MODEL, assert_names, fixture, listing, printed, refused, scion};
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "bench",
     "quickstart",
     "run",
+    "sweep",
     "plan",
     "inspect",
     "convert",

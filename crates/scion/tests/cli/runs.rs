@@ -394,6 +394,25 @@ fn inherited_operators_start_nearer_to_the_teacher() {
 }
 
 #[test]
+fn a_report_is_made_of_the_stages_and_models_that_a_recipe_has() {
+    let place = Place::new();
+    let sections = "[sample]\nsteps = 2\ncount = 10\n[evaluate]\nmodels = [\"untrained\", \"stage1\", \"stage2\"]\nlatency-runs = 1\nlatency-batch = 1\n";
+    place.edit("[distill]\nsteps = 3\nbatch = 2\nvalidation = 2\n", sections);
+    assert_names(&printed(&mut place.run("run")), &["done: ", "report.html"]);
+    let drawn = ["stage2.npz", "stage2.png", "untrained.npz", "untrained.png"];
+    assert_eq!(listing(&place.path("run/samples")), drawn);
+    let results = fs::read_to_string(place.path("run/results.json")).unwrap();
+    let results: serde_json::Value = serde_json::from_str(&results).unwrap();
+    let models = results["models"].as_array().unwrap();
+    assert_eq!(models.iter().map(|m| &m["name"]).collect::<Vec<_>>(), ["untrained", "stage2"]);
+
+    place.edit("[finetune]\nsteps = 2\nbatch = 2\n", "");
+    assert_names(&refused(&mut place.run("run"), 2), &["[distill] or [finetune]"]);
+    place.edit("models = [\"untrained\", \"stage1\", \"stage2\"]", "models = []");
+    assert_names(&refused(&mut place.run("run"), 2), &["evaluate.models is empty"]);
+}
+
+#[test]
 fn recipes_without_what_a_command_needs_are_refused() {
     let place = Place::new();
     assert_names(&refused(&mut place.run("pretrain"), 2), &["[pretrain]"]);
