@@ -46,7 +46,8 @@ fn every_recipe_can_be_planned() {
             assert!(index.contains(&format!("({name})")), "{name} is not in the index");
         }
     }
-    assert!(all.len() > 2);
+    // The published models, and the other rows of the paper's tables.
+    assert!(all.len() >= 45, "{} recipes", all.len());
 }
 
 #[test]

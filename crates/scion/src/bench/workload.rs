@@ -21,7 +21,7 @@ use crate::operator::{Init, Operator, OperatorConfig};
 use crate::run::{QUICKSTART, embedded_teacher, sample_images, training_images};
 use crate::train::{LoraConfig, RegressionLoss, Step, adapt, collect, descend, regression_loss};
 
-/// Images of a step of the first five workloads.
+/// Images of a step of those on DiT-S/2 and of the distilled operators.
 const BATCH: usize = 8;
 /// Images of a step of those on the embedded model.
 pub(super) const EMBEDDED_BATCH: usize = 64;

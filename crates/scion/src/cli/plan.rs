@@ -75,7 +75,8 @@ pub fn print(recipe: &Recipe, out: &Path, common: &Common) -> Result<()> {
     };
     if unread && needs_locality(&recipe.grafts) {
         say!(
-            "\nWhich blocks are the most or least local is measured on the checkpoint; here, the first ones stand for them."
+            "\nWhich blocks are the most or least local is measured on the checkpoint; here, the first ones stand for the most local, the \
+             last for the least."
         );
     }
     let blocks = match (before.dit.depth, after.dit.depth) {

@@ -5,6 +5,9 @@ use super::{DataConfig, DataSource, Recipe, SampleConfig};
 /// Images that a teacher draws unless the recipe says how many.
 const TEACHER_IMAGES: usize = 10_000;
 
+/// More images are a slip of the keyboard.
+const MAX_DRAWN: usize = 1 << 24;
+
 impl DataConfig {
     /// How the teacher's images are drawn, for the source that draws them.
     pub fn drawn(&self, sample: &SampleConfig) -> SampleConfig {
@@ -51,6 +54,9 @@ impl DataConfig {
                 "source = \"teacher\" needs a trained model: expected model.checkpoint, and no [pretrain]"
                     .into(),
             );
+        }
+        if let Some(count) = self.count.filter(|&count| count > MAX_DRAWN) {
+            return Err(format!("count must be at most {MAX_DRAWN}, found {count}"));
         }
         // How many images are enough is a question of the model's classes, not of distances with errors.
         SampleConfig { count: recipe.sample.count, ..self.drawn(&recipe.sample) }.check()

@@ -2,7 +2,7 @@ use burn::Tensor;
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
 
-/// No operator: a block's branch adds its modulated input.
+/// Its input, unchanged: a block's branch adds its gated, modulated tokens.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IdentityConfig {}

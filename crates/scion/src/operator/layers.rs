@@ -44,19 +44,28 @@ impl Linear {
 
     /// [`Linear::forward`] and an activation.
     pub(super) fn activated<const D: usize>(&self, x: Tensor<D>, activation: Activation) -> Tensor<D> {
-        let (weight, bias) = (self.weight.base(), self.bias.val());
-        match self.weight.adapter() {
-            // Burn adds a·b, [out, rank] · [rank, in], so that its `a` is what LoRA calls B.
-            Some(LoraAdapter { a, b, scale }) => {
-                adapted_linear(x, weight, bias, b.val(), a.val(), *scale as f32, activation)
-            }
-            None => linear(x, weight, bias, activation),
-        }
+        apply(&self.weight, self.bias.val(), x, activation)
     }
 
     /// Whether the weight has a low-rank adapter.
     pub(super) fn is_adapted(&self) -> bool {
         self.weight.adapter().is_some()
+    }
+}
+
+/// A linear layer, with the low-rank adapter that its weight may have.
+fn apply<const D: usize>(
+    weight: &Param<Tensor<2>>,
+    bias: Tensor<1>,
+    x: Tensor<D>,
+    activation: Activation,
+) -> Tensor<D> {
+    match weight.adapter() {
+        // Burn adds a·b, [out, rank] · [rank, in], so that its `a` is what LoRA calls B.
+        Some(LoraAdapter { a, b, scale }) => {
+            adapted_linear(x, weight.base(), bias, b.val(), a.val(), *scale as f32, activation)
+        }
+        None => linear(x, weight.base(), bias, activation),
     }
 }
 
@@ -75,9 +84,8 @@ impl Projection {
 
     /// `x·Wᵀ`: [.., in] → [.., out].
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let weight = self.weight.val();
-        let bias = Tensor::zeros([weight.dims()[0]], &x.device());
-        linear(x, weight, bias, Activation::None)
+        let bias = Tensor::zeros([self.weight.base().dims()[0]], &x.device());
+        apply(&self.weight, bias, x, Activation::None)
     }
 }
 

@@ -35,6 +35,9 @@ const STEP_SIZES: (f64, f64, f64) = (1e-3, 0.1, 1e-4);
 /// Decay rates at the start, drawn uniformly.
 const RATES: (f64, f64) = (1.0, 16.0);
 
+/// Beyond this a size is a slip of the keyboard.
+const MAX_CHANNELS: usize = 1_000_000;
+
 impl Mamba2Config {
     /// Inner channels for tokens of the given width.
     pub fn inner(&self, width: usize) -> usize {
@@ -56,6 +59,13 @@ impl Mamba2Config {
             if value == 0 {
                 return Err(Error::Plan(format!("mamba2: {name} must be at least 1, found 0")));
             }
+        }
+        let too_large = |value: Option<usize>| value.is_none_or(|value| value > MAX_CHANNELS);
+        if too_large(self.expand.checked_mul(width)) || too_large(Some(self.d_state)) {
+            return Err(Error::Plan(format!(
+                "mamba2: expand {} × width {width} and d-state {} must each be at most {MAX_CHANNELS}",
+                self.expand, self.d_state
+            )));
         }
         let inner = self.inner(width);
         if !inner.is_multiple_of(self.head_dim) {

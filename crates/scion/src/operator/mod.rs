@@ -93,7 +93,7 @@ pub enum OperatorConfig {
     Mlp(MlpConfig),
     /// A gated convolution along the features between two linear layers.
     MlpHyenaX(MlpHyenaXConfig),
-    /// Nothing, in either slot.
+    /// Its input, unchanged, in either slot.
     Identity(IdentityConfig),
 }
 
@@ -256,7 +256,7 @@ pub enum Operator {
     Mlp(Mlp),
     /// A gated convolution along the features between two linear layers.
     MlpHyenaX(MlpHyenaX),
-    /// Nothing, in either slot.
+    /// Its input, unchanged, in either slot.
     Identity(Identity),
 }
 
@@ -304,6 +304,14 @@ mod tests {
             (OperatorConfig::LinearAttention(LinearAttentionConfig { heads: 5, ..linear() }), "5 heads"),
             (mamba2(0), "head-dim"),
             (mamba2(5), "do not divide into heads of 5"),
+            (
+                OperatorConfig::Mamba2(Mamba2Config { expand: usize::MAX, ..Default::default() }),
+                "at most 1000000",
+            ),
+            (
+                OperatorConfig::Mamba2(Mamba2Config { d_state: 1 << 40, ..Default::default() }),
+                "at most 1000000",
+            ),
             (mlp(2.0, 16), "16 tokens, but the model has 9"),
             (mlp(0.3, 9), "whole number"),
         ] {

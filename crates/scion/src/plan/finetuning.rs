@@ -48,6 +48,16 @@ pub fn check_finetuning(recipe: &Recipe, plan: &Plan) -> Result<()> {
             return fail(format!("data.count must be at least one image a class, {classes}; found {count}"));
         }
     }
+    if let (DataSource::Teacher, Some(distill)) = (recipe.data.source, &recipe.distill) {
+        let count = (recipe.data.drawn(&recipe.sample).count as f64 * recipe.data.fraction) as usize;
+        if distill.validation >= count {
+            return fail(format!(
+                "distill.validation holds {} images out, but the teacher draws only {count} to train on; expected fewer, \
+                 or a larger data.count",
+                distill.validation
+            ));
+        }
+    }
     let Some(config) = &recipe.finetune else { return Ok(()) };
     let variance_alone =
         config.teacher.as_ref().is_some_and(|terms| terms.noise == 0.0 && terms.blocks == 0.0);

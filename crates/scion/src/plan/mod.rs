@@ -56,7 +56,10 @@ impl Plan {
         let Resolved { blocks: restructured, merges } = restructure::resolve(before, restructures)?;
         let (mut replacements, mut inits) = (before.grafts.clone(), BTreeMap::new());
         let mut sites: Vec<Site> = merges.keys().map(|&first| Site::Pair(first)).collect();
-        for ((block, slot), entry) in entries(grafts, depth)? {
+        let entries = entries(grafts, depth)?;
+        // An operator of an earlier edit gives way.
+        replacements.retain(|old| !entries.contains_key(&(old.block, old.slot)));
+        for ((block, slot), entry) in entries {
             if let Some(change) = restructured[block] {
                 let slot = slot.name();
                 return Err(Error::Plan(format!(
@@ -245,6 +248,20 @@ mod tests {
         let window = GraftConfig { operator, ..inherited(hyena(&[1])) };
         let error = Plan::new(&model(4), &[window], &[]).unwrap_err().to_string();
         assert!(error.contains("cannot inherit from attention: it has 2 heads instead of 6"), "{error}");
+    }
+
+    #[test]
+    fn an_operator_of_an_earlier_edit_gives_way() {
+        let first = Plan::new(&model(4), &[hyena(&[1, 2])], &[]).unwrap().after;
+        let operator = OperatorConfig::SlidingWindow(SlidingWindowConfig { left: 4, right: 4, heads: 6 });
+        let window = GraftConfig { operator, ..hyena(&[1]) };
+        let second = Plan::new(&first, &[window.clone()], &[]).unwrap();
+        let names = [1, 2].map(|block| second.after.operator(block, Slot::Attention).name());
+        assert_eq!(names, ["sliding-window 4+1+4", "hyena-x"]);
+        assert_eq!(second.sites, [Site::Operator(1, Slot::Attention)]);
+        let inherited = GraftConfig { init: InitConfig::Inherit, ..window };
+        let error = Plan::new(&first, &[inherited], &[]).unwrap_err().to_string();
+        assert!(error.contains("cannot inherit from hyena-x"), "{error}");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::teacher::{EMBEDDED_NAME, Teacher, open_teacher};
 use crate::checkpoint::Checkpoint;
 use crate::config::{DataSource, GraftConfig, Recipe};
 use crate::error::{Error, Result};
-use crate::model::{Dit, Part, Site, fingerprint, load, save_scion};
+use crate::model::{Architecture, Dit, Part, Site, fingerprint, load, save_scion};
 use crate::plan::{self, Plan};
 use crate::report::results::{LocalityResult, ModelName, ModelResult, Results, Stage1Result};
 use crate::train::TrainConfig;
@@ -116,23 +116,14 @@ impl<'a> Job<'a> {
     fn open(recipe: &'a Recipe, folder: &mut RunFolder, until: Until, quiet: bool) -> Result<Self> {
         let device = Device::flex();
         let (file, architecture) = open_teacher(&recipe.model, folder)?;
-        // Mistakes are found before the weights are read; which blocks are local is not known yet.
-        let unknown = vec![0.0; architecture.dit.depth];
-        let grafts = plan::choose(&recipe.grafts, &unknown)?;
-        let draft = Plan::new(&architecture, &grafts, &recipe.restructures)?;
-        plan::check_finetuning(recipe, &draft)?;
-        if draft.is_empty() {
-            return Err(Error::Plan(
-                "the recipe changes nothing; add a [[graft]] or a [[restructure]] entry".into(),
-            ));
-        }
-        if until == Until::Distill && !draft.trained_sites().is_empty() && recipe.distill.is_none() {
-            return Err(Error::Usage("the recipe has no [distill] section".into()));
+        // Mistakes are found before the weights are read, unless they choose the blocks.
+        if !plan::needs_locality(&recipe.grafts) {
+            checked_plan(recipe, &architecture, &recipe.grafts, until)?;
         }
         let teacher = Teacher { model: load(&file, &architecture, &device)?, architecture };
         folder.claim(&fingerprint(&teacher.model))?;
         let (grafts, locality) = chosen_blocks(recipe, &teacher, folder, quiet)?;
-        let plan = Plan::new(&teacher.architecture, &grafts, &recipe.restructures)?;
+        let plan = checked_plan(recipe, &teacher.architecture, &grafts, until)?;
         let sites = if recipe.distill.is_some() { plan.trained_sites() } else { Vec::new() };
         let inputs = inheritance(recipe, &teacher.model, &plan, folder, quiet)?;
         let untrained = with_fresh_parts(&teacher.model, &plan, recipe.seed, &inputs)?;
@@ -288,6 +279,26 @@ impl<'a> Job<'a> {
         };
         Ok(regrown.iter().map(row).collect())
     }
+}
+
+/// The plan of a run up to `until`, its blocks chosen.
+fn checked_plan(
+    recipe: &Recipe,
+    before: &Architecture,
+    grafts: &[GraftConfig],
+    until: Until,
+) -> Result<Plan> {
+    let plan = Plan::new(before, grafts, &recipe.restructures)?;
+    plan::check_finetuning(recipe, &plan)?;
+    if plan.is_empty() {
+        return Err(Error::Plan(
+            "the recipe changes nothing; add a [[graft]] or a [[restructure]] entry".into(),
+        ));
+    }
+    if until == Until::Distill && !plan.trained_sites().is_empty() && recipe.distill.is_none() {
+        return Err(Error::Usage("the recipe has no [distill] section".into()));
+    }
+    Ok(plan)
 }
 
 /// The recipe's grafts with their blocks chosen, and what they were chosen by. The teacher's attention is measured once a

@@ -17,7 +17,7 @@ pub struct Planned {
     /// The model before and after.
     pub plan: Plan,
     /// Whether the sizes are those that the recipe names, because its checkpoint is no file here. Blocks that the
-    /// checkpoint's attention would choose are then the first ones.
+    /// checkpoint's attention would choose are then the first ones, where it is most local, or the last.
     pub unread: bool,
 }
 
@@ -36,7 +36,8 @@ pub fn plan_of(recipe: &Recipe, out: &Path, quiet: bool) -> Result<Planned> {
         Ok(plan)
     };
     let from_sizes = |sizes: DitConfig, unread| {
-        let unknown = vec![0.0; sizes.depth];
+        // The first blocks stand for the most local, the last for the least.
+        let unknown: Vec<f64> = (0..sizes.depth).rev().map(|block| block as f64).collect();
         Ok(Planned { plan: edit(&Architecture::native(sizes), &unknown)?, unread })
     };
     match (&model.checkpoint, sizes) {

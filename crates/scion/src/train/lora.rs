@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Uniform};
 
 use super::finetune::LoraConfig;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::{Dit, Path, Site, update_selected};
 
 /// Stream of the seed from which adapters are drawn.
@@ -20,11 +20,16 @@ const LORA_STREAM: u64 = 2;
 /// model computes at first what it did before.
 ///
 /// # Errors
-/// None in practice; the signature is that of [`update_selected`].
+/// When nothing would train.
 pub fn adapt(model: Dit, config: &LoraConfig, grafted: &[Site], seed: u64) -> Result<Dit> {
     let mut places =
         Places { path: Path::default(), parents: Vec::new(), config, grafted, chosen: [vec![], vec![]] };
     model.visit(&mut places);
+    if places.chosen.iter().all(Vec::is_empty) {
+        return Err(Error::Plan(
+            "finetune.lora trains nothing: the model has no layers of the groups in layers and full".into(),
+        ));
+    }
     let [adapted, full] = places.chosen.map(ParamGroup::from_ids);
     let lora = Lora::new(config.rank, config.alpha).set_param_group(adapted);
     let model = model.apply_lora(lora).set_require_grad_group(full, true);
@@ -65,7 +70,10 @@ struct Places<'a> {
 impl ModuleVisitor for Places<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let name = self.path.name();
-        let linear = self.parents.last().is_some_and(|parent| parent == "Struct:Linear");
+        let linear = self
+            .parents
+            .last()
+            .is_some_and(|parent| ["Struct:Linear", "Struct:Projection"].contains(&parent.as_str()));
         let among =
             |groups: &[super::LayerGroup]| groups.iter().any(|group| group.holds(&name, self.grafted));
         if among(&self.config.full) {

@@ -361,6 +361,36 @@ fn adapters_end_in_a_plain_model() {
 }
 
 #[test]
+fn rules_of_locality_can_stand_side_by_side() {
+    let place = Place::new();
+    place.edit(
+        "[[graft]]",
+        "[locality]\nk = 1\nsamples = 2\nsteps = 2\n[[graft]]\ntarget = \"attention\"\nblocks = { most-local = 1 }\n\
+         operator = { kind = \"sliding-window\", left = 1, right = 1 }\n[[graft]]",
+    );
+    place.edit("{ interleaved = 0.5 }", "{ least-local = 1 }");
+    printed(&mut place.run("plan"));
+    printed(&mut place.run("distill"));
+    assert!(place.path("run").join("locality.json").exists());
+}
+
+#[test]
+fn adapters_need_something_to_adapt() {
+    let place = Place::new();
+    place.edit(
+        "[finetune]",
+        "[finetune]\nema = 0.4\nmethod = \"lora\"\nlora = { layers = [], full = [\"grafted\"] }",
+    );
+    let whole = fs::read_to_string(place.recipe()).unwrap();
+    let (head, rest) = whole.split_once("[[graft]]").unwrap();
+    let stages = rest.split_once("[distill]").unwrap().1;
+    let drop = "[[restructure]]\nkind = \"drop\"\nblocks = [1]\n";
+    fs::write(place.recipe(), format!("{head}{drop}[distill]{stages}")).unwrap();
+    let message = refused(&mut place.run("finetune"), 2);
+    assert_names(&message, &["finetune.lora", "trains nothing", "layers", "full"]);
+}
+
+#[test]
 fn inherited_operators_start_nearer_to_the_teacher() {
     let place = Place::new();
     let grafts = |init: &str| {

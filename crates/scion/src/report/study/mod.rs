@@ -145,7 +145,8 @@ mod tests {
             assert!(html.contains(part), "{part} is not in {html}");
         }
         assert_eq!(html.matches("<circle").count(), 2);
-        assert!(!html.contains("After stage 1") && !html.contains("NaN") && !html.contains("http:"));
+        let shown = html.split("<script>").next().unwrap();
+        assert!(!shown.contains("After stage 1") && !shown.contains("NaN") && !html.contains("http:"));
         for (i, _) in html.match_indices("href=\"") {
             assert!(html[i + 6..].starts_with("runs/") || html[i + 6..].starts_with("data:"));
         }
