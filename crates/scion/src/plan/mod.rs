@@ -255,7 +255,7 @@ mod tests {
         let first = Plan::new(&model(4), &[hyena(&[1, 2])], &[]).unwrap().after;
         let operator = OperatorConfig::SlidingWindow(SlidingWindowConfig { left: 4, right: 4, heads: 6 });
         let window = GraftConfig { operator, ..hyena(&[1]) };
-        let second = Plan::new(&first, &[window.clone()], &[]).unwrap();
+        let second = Plan::new(&first, std::slice::from_ref(&window), &[]).unwrap();
         let names = [1, 2].map(|block| second.after.operator(block, Slot::Attention).name());
         assert_eq!(names, ["sliding-window 4+1+4", "hyena-x"]);
         assert_eq!(second.sites, [Site::Operator(1, Slot::Attention)]);

@@ -42,13 +42,13 @@ fn last_scores(question: &QuestionResult) -> Vec<Scored<'_>> {
 }
 
 fn lowest((name, score): Scored, teacher: Option<&Estimate>) -> String {
-    let start = format!("{name} has the lowest Fréchet distance, {}", number::estimate_text(score));
+    let start = format!("“{name}” has the lowest Fréchet distance, {}", number::estimate_text(score));
     let Some(teacher) = teacher.filter(|t| t.value > 0.0) else { return format!("{start}.") };
-    let judgement = match compare(Some(score), Some(teacher)) {
-        Verdict::Same => "too close to the teacher’s to tell apart,".into(),
-        _ => format!("{} times the teacher’s", number::fixed(score.value / teacher.value, 2)),
-    };
-    format!("{start}: {judgement} {}.", number::estimate_text(teacher))
+    let of_teacher = format!("the teacher’s {}", number::estimate_text(teacher));
+    match compare(Some(score), Some(teacher)) {
+        Verdict::Same => format!("{start}: too close to {of_teacher} to tell apart."),
+        _ => format!("{start}: {} times {of_teacher}.", number::fixed(score.value / teacher.value, 2)),
+    }
 }
 
 /// Which of the others cannot be told from the best.
@@ -67,7 +67,8 @@ fn ties(best: Scored, others: &[Scored]) -> String {
 /// The first few names of a list.
 fn names(all: &[&str]) -> String {
     const SHOWN: usize = 5;
-    let shown = all[..all.len().min(SHOWN)].join(", ");
+    let shown: Vec<String> = all.iter().take(SHOWN).map(|name| format!("“{name}”")).collect();
+    let shown = shown.join(", ");
     if all.len() > SHOWN { format!("{shown} and {} more", all.len() - SHOWN) } else { shown }
 }
 
@@ -81,11 +82,11 @@ mod tests {
         let found = |scores: &[Option<f64>]| finding(&question(scores));
         assert_eq!(
             found(&[Some(20.0), Some(16.0), Some(17.0)]),
-            "v1 has the lowest Fréchet distance, 16.0\u{a0}±\u{a0}1.0: 1.60 times the teacher’s 10.0\u{a0}±\u{a0}1.0. \
-             v2 cannot be told apart from it; the others are measurably worse."
+            "“v1” has the lowest Fréchet distance, 16.0\u{a0}±\u{a0}1.0: 1.60 times the teacher’s 10.0\u{a0}±\u{a0}1.0. \
+             “v2” cannot be told apart from it; the others are measurably worse."
         );
         let text = found(&[Some(11.0), Some(40.0), None]);
-        assert!(text.contains("too close to the teacher’s to tell apart"), "{text}");
+        assert!(text.contains("too close to the teacher’s 10.0\u{a0}±\u{a0}1.0 to tell apart."), "{text}");
         assert!(
             text.contains("All others are measurably worse. 1 of 3 variants have no score yet."),
             "{text}"
@@ -95,7 +96,7 @@ mod tests {
         let mut diverged = question(&[Some(11.0), Some(f64::NAN), None]);
         diverged.variants[2].diverged = Some("loss".into());
         let text = finding(&diverged);
-        assert!(text.contains("Training diverged: v2. 1 of 3"), "{text}");
+        assert!(text.contains("Training diverged: “v2”. 1 of 3"), "{text}");
         assert!(sample().html().contains(&finding(&sample().questions[0])));
     }
 }
