@@ -88,11 +88,18 @@ fn hyena_y_matches_pytorch() {
 #[test]
 fn filters_that_look_both_ways_match_pytorch() {
     let direction = Direction::Both;
-    let hyena_x = HyenaXConfig { kernel: 3, direction };
-    check("hyena-x-both", &OperatorConfig::HyenaX(hyena_x));
-    let hyena_se = HyenaSeConfig { kernel: 3, inner_kernel: 5, direction };
-    check("hyena-se-both", &OperatorConfig::HyenaSe(hyena_se));
-    check("hyena-y-both", &OperatorConfig::HyenaY(HyenaYConfig { inner_kernel: 4, direction }));
+    for (case, kernel) in [("both", 3), ("both-b", 4), ("both-c", 2)] {
+        let config = HyenaXConfig { kernel, direction };
+        check(&format!("hyena-x-{case}"), &OperatorConfig::HyenaX(config));
+    }
+    for (case, kernel, inner_kernel) in [("both", 3, 5), ("both-b", 4, 2), ("both-c", 2, 3)] {
+        let config = HyenaSeConfig { kernel, inner_kernel, direction };
+        check(&format!("hyena-se-{case}"), &OperatorConfig::HyenaSe(config));
+    }
+    for (case, inner_kernel) in [("both", 4), ("both-b", 3), ("both-c", 2)] {
+        let config = HyenaYConfig { inner_kernel, direction };
+        check(&format!("hyena-y-{case}"), &OperatorConfig::HyenaY(config));
+    }
 }
 
 #[test]
@@ -102,6 +109,8 @@ fn mamba2_matches_a_plain_recurrence() {
         ("b", 17, 3, 1, 3, Direction::Forward),
         ("c", 16, 8, 3, 4, Direction::Forward),
         ("both", 5, 4, 2, 3, Direction::Both),
+        ("both-b", 16, 8, 1, 4, Direction::Both),
+        ("both-c", 3, 3, 2, 2, Direction::Both),
     ] {
         let config = Mamba2Config { d_state, head_dim, expand, conv_kernel, direction };
         check(&format!("mamba2-{case}"), &OperatorConfig::Mamba2(config));
@@ -110,9 +119,13 @@ fn mamba2_matches_a_plain_recurrence() {
 
 #[test]
 fn neighborhood_matches_pytorch() {
-    for (case, heads, window) in
-        [("a", 2, GridWindow::Square(3)), ("b", 3, GridWindow::Square(5)), ("c", 1, GridWindow::Circle(3))]
-    {
+    for (case, heads, window) in [
+        ("a", 2, GridWindow::Square(3)),
+        ("b", 3, GridWindow::Square(5)),
+        ("c", 1, GridWindow::Circle(3)),
+        ("d", 2, GridWindow::Circle(2)),
+        ("e", 1, GridWindow::Circle(5)),
+    ] {
         let config = NeighborhoodConfig { heads, window };
         check(&format!("neighborhood-{case}"), &OperatorConfig::Neighborhood(config));
     }
@@ -120,9 +133,13 @@ fn neighborhood_matches_pytorch() {
 
 #[test]
 fn linear_attention_matches_pytorch() {
-    for (case, heads, feature_map) in
-        [("a", 2, FeatureMap::EluPlusOne), ("b", 3, FeatureMap::Relu), ("c", 1, FeatureMap::EluPlusOne)]
-    {
+    for (case, heads, feature_map) in [
+        ("a", 2, FeatureMap::EluPlusOne),
+        ("b", 3, FeatureMap::Relu),
+        ("c", 1, FeatureMap::EluPlusOne),
+        ("d", 2, FeatureMap::Relu),
+        ("e", 1, FeatureMap::Relu),
+    ] {
         let config = LinearAttentionConfig { heads, feature_map };
         check(&format!("linear-attention-{case}"), &OperatorConfig::LinearAttention(config));
     }
