@@ -23,6 +23,7 @@ pub mod optimizer;
 mod packed;
 mod pull;
 pub mod residual;
+mod runs;
 mod shared;
 mod sums;
 mod taps;

@@ -1,5 +1,5 @@
-//! Sums in several lanes: a single running total would wait for each addition. To be inlined into `multiversioned!`
-//! functions.
+//! Sums in several lanes: a single running total would wait for each addition. What is `inline(always)` belongs into
+//! `multiversioned!` functions.
 
 #[inline(always)]
 pub(crate) fn dot<const LANES: usize>(a: &[f32], b: &[f32]) -> f32 {
@@ -24,4 +24,19 @@ pub(crate) fn total(values: &[f32]) -> f32 {
         }
     }
     lanes.iter().sum::<f32>() + rest.iter().sum::<f32>()
+}
+
+/// Adds `factor · from` to `to`.
+#[inline(always)]
+pub(crate) fn add_scaled(to: &mut [f32], factor: f32, from: &[f32]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to += factor * from;
+    }
+}
+
+multiversioned! {
+    /// [`add_scaled`] where no such function is around the call.
+    pub(crate) fn axpy(to: &mut [f32], factor: f32, from: &[f32]) {
+        add_scaled(to, factor, from);
+    }
 }

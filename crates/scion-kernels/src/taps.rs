@@ -1,6 +1,9 @@
 //! Short depthwise filters, token after token, in blocks of channels that stay in registers.
 
-use crate::array::Array;
+use std::ops::Range;
+
+use crate::array::{Array, unfilled};
+use crate::runs::over_runs;
 
 /// Channels of a block: one AVX-512 register.
 pub(crate) const LANES: usize = 16;
@@ -59,6 +62,12 @@ impl Taps {
         Self { row, start, ..self }
     }
 
+    /// Tokens of an image.
+    #[inline(always)]
+    pub fn tokens(&self, image: &[f32]) -> usize {
+        image.len() / self.row
+    }
+
     /// Where a part of a token's channels begins in an image.
     #[inline(always)]
     pub fn at(&self, token: usize, part: usize) -> usize {
@@ -105,6 +114,50 @@ impl Taps {
     }
 }
 
+/// Writes the outputs of a run of an image's tokens, [run, width]; image and run are told in that order.
+pub(crate) type Forward = fn(&Taps, &[f32], Range<usize>, &mut [f32]);
+
+/// Gradients of a run of an image's tokens, from that of the image's output, [T, width]: writes those of the run's rows,
+/// adds to those of filter and bias what the run's outputs contribute.
+pub(crate) type Backward = fn(&Taps, &[f32], &[f32], Range<usize>, &mut [f32], &mut TapsGradient);
+
+impl Taps {
+    /// What `op` makes of `x` [N, T, row], [N, T, width].
+    pub fn forward(&self, x: &Array, op: Forward) -> Array {
+        let [batch, tokens, _] = x.dims()[..] else { unreachable!("tokens are [N, T, C]") };
+        // SAFETY: every token is written below.
+        let mut y = unsafe { unfilled(batch * tokens * self.width) };
+        let images: Vec<&[f32]> = x.values().chunks_exact(tokens * self.row).collect();
+        over_runs(&mut y, tokens, self.width, |image, run, y| op(self, images[image], run, y));
+        Array::from_vec(y, [batch, tokens, self.width])
+    }
+
+    /// The gradients of `x`, filter and bias, where wanted.
+    pub fn backward(&self, x: &Array, grad: &Array, op: Backward, wanted: [bool; 3]) -> [Option<Array>; 3] {
+        let [_, tokens, _] = x.dims()[..] else { unreachable!("tokens are [N, T, C]") };
+        // SAFETY: every token is written below.
+        let mut dx = unsafe { unfilled(x.values().len()) };
+        let images: Vec<_> = x
+            .values()
+            .chunks_exact(tokens * self.row)
+            .zip(grad.values().chunks_exact(tokens * self.width))
+            .collect();
+        let sums = over_runs(&mut dx, tokens, self.row, |image, run, dx| {
+            let mut sums = TapsGradient::zeros(self);
+            let (image, grad) = images[image];
+            op(self, image, grad, run, dx, &mut sums);
+            sums
+        });
+        let (d_filter, d_bias) = TapsGradient::sum(&sums, self);
+        let channels = self.parts * self.width;
+        [
+            wanted[0].then(|| Array::from_vec(dx, x.dims())),
+            wanted[1].then(|| Array::from_vec(d_filter, [channels, self.count])),
+            wanted[2].then(|| Array::from_vec(d_bias, [channels])),
+        ]
+    }
+}
+
 /// Block `block` of the `width` values at `start`, zeros behind the last.
 #[inline(always)]
 pub(crate) fn load(values: &[f32], start: usize, block: usize, width: usize) -> Lanes {
@@ -141,18 +194,18 @@ impl TapsGradient {
         Self { weights: vec![[0.0; LANES]; taps.weights.len()], bias: vec![[0.0; LANES]; taps.bias.len()] }
     }
 
-    /// The sum of images' gradients, in their order whatever thread each was done on, as [channels, taps] and
+    /// The sum of the runs' gradients, in their order whatever thread each was done on, as [channels, taps] and
     /// [channels].
-    pub fn sum(images: &[Self], taps: &Taps) -> (Vec<f32>, Vec<f32>) {
+    pub fn sum(runs: &[Self], taps: &Taps) -> (Vec<f32>, Vec<f32>) {
         let channels = taps.parts * taps.width;
         let (mut weights, mut bias) = (vec![0f32; channels * taps.count], vec![0f32; channels]);
-        for image in images {
+        for run in runs {
             for channel in 0..channels {
                 let (part, block, lane) = taps.place(channel);
-                bias[channel] += image.bias[part * taps.blocks + block][lane];
+                bias[channel] += run.bias[part * taps.blocks + block][lane];
                 for tap in 0..taps.count {
                     weights[channel * taps.count + tap] +=
-                        image.weights[(part * taps.count + tap) * taps.blocks + block][lane];
+                        run.weights[(part * taps.count + tap) * taps.blocks + block][lane];
                 }
             }
         }

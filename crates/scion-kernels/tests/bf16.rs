@@ -4,8 +4,10 @@ mod common;
 
 use burn::Tensor;
 use common::{tensor, values};
+use scion_kernels::adapted::{adapted_linear, adapted_linear_reference};
 use scion_kernels::attention::{attention, attention_reference};
 use scion_kernels::linear::{Activation, linear, linear_reference};
+use scion_kernels::linear_attention::{FeatureMap, linear_attention, linear_attention_reference};
 use scion_kernels::{Precision, set_precision};
 
 /// Root mean square of the difference over that of what is expected.
@@ -43,10 +45,23 @@ fn bf16_products_are_close() {
             attention(qkv.clone(), heads, None),
             attention_reference(qkv.clone(), heads, None),
         );
+        for map in [FeatureMap::EluPlusOne, FeatureMap::Relu] {
+            close(
+                &format!("linear {map:?} {what}"),
+                &qkv,
+                linear_attention(qkv.clone(), heads, map),
+                linear_attention_reference(qkv.clone(), heads, map),
+            );
+        }
     }
     for activation in [Activation::None, Activation::GeluTanh] {
         let (x, w, b) = (tensor([2, 33, 70], 1, 1.0), tensor([50, 70], 2, 0.3), tensor([50], 3, 1.0));
         let found = linear(x.clone(), w.clone(), b.clone(), activation);
-        close(&format!("linear {activation:?}"), &x, found, linear_reference(x.clone(), w, b, activation));
+        let expected = linear_reference(x.clone(), w.clone(), b.clone(), activation);
+        close(&format!("linear {activation:?}"), &x, found, expected);
+        let (down, up) = (tensor([9, 70], 4, 0.3), tensor([50, 9], 5, 0.3));
+        let [found, expected] = [adapted_linear, adapted_linear_reference]
+            .map(|op| op(x.clone(), w.clone(), b.clone(), down.clone(), up.clone(), 0.75, activation));
+        close(&format!("adapted linear {activation:?}"), &x, found, expected);
     }
 }

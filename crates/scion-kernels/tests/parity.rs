@@ -166,7 +166,7 @@ fn attention_matches_reference() {
         Some(Window::Raster { left: 3, right: 1 }),
     ];
     for (n, tokens, heads, head) in
-        [(1, 1, 1, 1), (2, 7, 3, 5), (2, 49, 4, 32), (1, 131, 2, 8), (1, 65, 2, 72)]
+        [(1, 1, 1, 1), (2, 7, 3, 5), (2, 49, 4, 32), (1, 131, 2, 8), (1, 65, 2, 72), (2, 270, 5, 4)]
     {
         for window in windows {
             for scale in [1.0, 12.0] {
@@ -184,7 +184,7 @@ fn attention_matches_reference() {
 }
 
 /// Sizes of convolutions: batch, tokens, width, taps, taps ahead.
-const CONVOLUTIONS: [(usize, usize, usize, usize, usize); 8] = [
+const CONVOLUTIONS: [(usize, usize, usize, usize, usize); 11] = [
     (1, 1, 1, 4, 0),
     (2, 3, 5, 4, 0),
     (2, 49, 16, 4, 0),
@@ -193,6 +193,9 @@ const CONVOLUTIONS: [(usize, usize, usize, usize, usize); 8] = [
     (1, 2, 48, 5, 0),
     (2, 20, 33, 7, 3),
     (1, 2, 18, 5, 4),
+    (2, 300, 5, 4, 0), // more tokens than one task takes
+    (1, 257, 17, 7, 3),
+    (1, 130, 3, 6, 5),
 ];
 
 #[test]
@@ -308,6 +311,7 @@ fn mamba2_matches_reference() {
         (1, 33, 2, 16, 64, false),
         (2, 9, 3, 5, 17, true),
         (1, 65, 9, 2, 8, true),
+        (2, 135, 2, 3, 4, true),
     ] {
         for scale in [1.0, 8.0] {
             let (inner, directions) = (heads * channels, if both { 2 } else { 1 });

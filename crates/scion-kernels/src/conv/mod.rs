@@ -7,7 +7,7 @@ use burn::Tensor;
 use burn::backend::Dispatch;
 
 use crate::backend::KernelBackend;
-pub(crate) use cpu::{image_backward, image_forward};
+pub(crate) use cpu::{backward, forward};
 pub use reference::short_conv_reference;
 
 /// The convolution's settings; all sizes come from the tensors.

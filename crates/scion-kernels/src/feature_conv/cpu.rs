@@ -3,7 +3,7 @@ use rayon::prelude::*;
 use super::GatedFeatureConv;
 use crate::array::{Array, unfilled};
 use crate::backend::Kernel;
-use crate::sums::{dot, total};
+use crate::sums::{axpy, dot, total};
 
 impl Kernel<3> for GatedFeatureConv {
     fn forward(&self, [features, filter, bias]: &[Array; 3], _keep: bool) -> (Array, Vec<Array>) {
@@ -89,16 +89,7 @@ impl Scratch {
         self.padded[filter.len() - 1..].copy_from_slice(x);
         self.mixed.fill(bias);
         for (tap, &w) in filter.iter().enumerate() {
-            add_scaled(w, &self.padded[tap..], &mut self.mixed);
-        }
-    }
-}
-
-multiversioned! {
-    /// Adds `factor · from` to all of `to`.
-    fn add_scaled(factor: f32, from: &[f32], to: &mut [f32]) {
-        for (to, from) in to.iter_mut().zip(from) {
-            *to += factor * from;
+            axpy(&mut self.mixed, w, &self.padded[tap..]);
         }
     }
 }

@@ -1,23 +1,15 @@
 //! Gated convolution, token after token.
 
-use rayon::prelude::*;
+use std::ops::Range;
 
 use super::GatedConv;
-use crate::array::{Array, unfilled};
+use crate::array::Array;
 use crate::backend::Kernel;
 use crate::taps::{LANES, Taps, TapsGradient, load, store};
 
 impl Kernel<3> for GatedConv {
     fn forward(&self, [qkv, filter, bias]: &[Array; 3], _keep: bool) -> (Array, Vec<Array>) {
-        let [batch, tokens, channels] = qkv.dims()[..] else { unreachable!("qkv is [N, T, 3·D]") };
-        let width = channels / 3;
-        let taps = Taps::new(filter, bias, 3, self.ahead);
-        // SAFETY: every token is written below.
-        let mut y = unsafe { unfilled(batch * tokens * width) };
-        y.par_chunks_mut(tokens * width)
-            .zip(qkv.values().par_chunks(tokens * channels))
-            .for_each(|(y, image)| image_forward(&taps, image, y));
-        (Array::from_vec(y, [batch, tokens, width]), Vec::new())
+        (Taps::new(filter, bias, 3, self.ahead).forward(qkv, forward), Vec::new())
     }
 
     fn backward(
@@ -27,59 +19,39 @@ impl Kernel<3> for GatedConv {
         grad: &Array,
         wanted: [bool; 3],
     ) -> [Option<Array>; 3] {
-        let [_, tokens, channels] = qkv.dims()[..] else { unreachable!("qkv is [N, T, 3·D]") };
-        let taps = Taps::new(filter, bias, 3, self.ahead);
-        // SAFETY: the backward pass writes every token.
-        let mut dx = unsafe { unfilled(qkv.values().len()) };
-        let images: Vec<TapsGradient> = dx
-            .par_chunks_mut(tokens * channels)
-            .zip(qkv.values().par_chunks(tokens * channels))
-            .zip(grad.values().par_chunks(tokens * channels / 3))
-            .map(|((dx, image), grad)| {
-                let mut gradient = TapsGradient::zeros(&taps);
-                image_backward(&taps, image, grad, dx, &mut gradient);
-                gradient
-            })
-            .collect();
-        let (d_weights, d_bias) = TapsGradient::sum(&images, &taps);
-        [
-            wanted[0].then(|| Array::from_vec(dx, qkv.dims())),
-            wanted[1].then(|| Array::from_vec(d_weights, filter.dims())),
-            wanted[2].then(|| Array::from_vec(d_bias, [channels])),
-        ]
+        Taps::new(filter, bias, 3, self.ahead).backward(qkv, grad, backward, wanted)
     }
 }
 
 multiversioned! {
-    /// q·k·v of one image, each convolved.
-    fn image_forward(taps: &Taps, image: &[f32], y: &mut [f32]) {
-        let width = taps.width;
-        let tokens = y.len() / width;
-        for t in 0..tokens {
+    /// q·k·v of a run of tokens, each convolved.
+    fn forward(taps: &Taps, image: &[f32], run: Range<usize>, y: &mut [f32]) {
+        let (width, tokens) = (taps.width, taps.tokens(image));
+        for (at, t) in run.enumerate() {
             for block in 0..taps.blocks {
                 let [q, k, v] = [0, 1, 2].map(|part| taps.convolve(image, part, block, t, tokens));
                 let mut product = [0f32; LANES];
                 for i in 0..LANES {
                     product[i] = q[i] * k[i] * v[i];
                 }
-                store(y, t * width, block, width, &product);
+                store(y, at * width, block, width, &product);
             }
         }
     }
 }
 
 multiversioned! {
-    /// Gradients of one image: writes `dx`, adds to those of the filter and the bias.
+    /// Gradients of a run of tokens: writes `dx`, adds to those of the filter and the bias.
     ///
     /// A token's input takes part in the outputs of `taps.count` tokens around it. The gradients of their convolutions
     /// are kept in a ring until the last is there; then that of the input is gathered from them.
-    fn image_backward(
-        taps: &Taps, image: &[f32], grad: &[f32], dx: &mut [f32], sums: &mut TapsGradient,
+    fn backward(
+        taps: &Taps, image: &[f32], grad: &[f32], run: Range<usize>, dx: &mut [f32], sums: &mut TapsGradient,
     ) {
         let (width, blocks, count, behind) = (taps.width, taps.blocks, taps.count, taps.behind());
-        let tokens = grad.len() / width;
+        let tokens = taps.tokens(image);
         let mut ring = vec![[0f32; LANES]; count * 3 * blocks];
-        for t in 0..tokens + behind {
+        for t in run.start.saturating_sub(taps.ahead)..run.end + behind {
             let slot = &mut ring[t % count * 3 * blocks..][..3 * blocks];
             if t < tokens {
                 for block in 0..blocks {
@@ -93,6 +65,9 @@ multiversioned! {
                     }
                     for (part, slope) in slopes.iter().enumerate() {
                         slot[part * blocks + block] = *slope;
+                        if !run.contains(&t) {
+                            continue; // another run counts this output
+                        }
                         let d_bias = &mut sums.bias[part * blocks + block];
                         for i in 0..LANES {
                             d_bias[i] += slope[i];
@@ -109,7 +84,7 @@ multiversioned! {
             } else {
                 slot.fill([0.0; LANES]);
             }
-            let Some(source) = t.checked_sub(behind).filter(|&source| source < tokens) else { continue };
+            let Some(source) = t.checked_sub(behind).filter(|source| run.contains(source)) else { continue };
             for part in 0..3 {
                 for block in 0..blocks {
                     let mut sum = [0f32; LANES];
@@ -123,7 +98,7 @@ multiversioned! {
                             sum[i] += slope[i] * w[i];
                         }
                     }
-                    store(dx, taps.at(source, part), block, width, &sum);
+                    store(dx, taps.at(source - run.start, part), block, width, &sum);
                 }
             }
         }

@@ -1,23 +1,24 @@
 //! The gate around an inner convolution, token after token.
 
-use rayon::prelude::*;
+use std::ops::Range;
 
 use super::GatedInner;
-use crate::array::{Array, unfilled};
+use crate::array::Array;
 use crate::backend::Kernel;
 use crate::taps::{LANES, Lanes, Taps, TapsGradient, load, store};
 
+impl GatedInner {
+    /// The filter of the one part, in rows that hold three.
+    fn taps(&self, filter: &Array, bias: &Array) -> Taps {
+        let taps = Taps::new(filter, bias, 1, self.ahead);
+        let row = 3 * taps.width;
+        taps.within(row, 0)
+    }
+}
+
 impl Kernel<3> for GatedInner {
     fn forward(&self, [qkv, filter, bias]: &[Array; 3], _keep: bool) -> (Array, Vec<Array>) {
-        let [batch, tokens, channels] = qkv.dims()[..] else { unreachable!("qkv is [N, T, 3·D]") };
-        let width = channels / 3;
-        let taps = Taps::new(filter, bias, 1, self.ahead);
-        // SAFETY: every token is written below.
-        let mut y = unsafe { unfilled(batch * tokens * width) };
-        y.par_chunks_mut(tokens * width)
-            .zip(qkv.values().par_chunks(tokens * channels))
-            .for_each(|(y, image)| image_forward(&taps, image, y));
-        (Array::from_vec(y, [batch, tokens, width]), Vec::new())
+        (self.taps(filter, bias).forward(qkv, forward), Vec::new())
     }
 
     fn backward(
@@ -27,26 +28,7 @@ impl Kernel<3> for GatedInner {
         grad: &Array,
         wanted: [bool; 3],
     ) -> [Option<Array>; 3] {
-        let [_, tokens, channels] = qkv.dims()[..] else { unreachable!("qkv is [N, T, 3·D]") };
-        let taps = Taps::new(filter, bias, 1, self.ahead);
-        // SAFETY: the backward pass writes every token.
-        let mut dx = unsafe { unfilled(qkv.values().len()) };
-        let images: Vec<TapsGradient> = dx
-            .par_chunks_mut(tokens * channels)
-            .zip(qkv.values().par_chunks(tokens * channels))
-            .zip(grad.values().par_chunks(tokens * channels / 3))
-            .map(|((dx, image), grad)| {
-                let mut gradient = TapsGradient::zeros(&taps);
-                image_backward(&taps, image, grad, dx, &mut gradient);
-                gradient
-            })
-            .collect();
-        let (d_weights, d_bias) = TapsGradient::sum(&images, &taps);
-        [
-            wanted[0].then(|| Array::from_vec(dx, qkv.dims())),
-            wanted[1].then(|| Array::from_vec(d_weights, filter.dims())),
-            wanted[2].then(|| Array::from_vec(d_bias, bias.dims())),
-        ]
+        self.taps(filter, bias).backward(qkv, grad, backward, wanted)
     }
 }
 
@@ -62,7 +44,7 @@ fn product(a: Lanes, b: Lanes) -> Lanes {
 /// Block `block` of part q, k or v (0, 1, 2) of a token.
 #[inline(always)]
 fn part(taps: &Taps, image: &[f32], token: usize, part: usize, block: usize) -> Lanes {
-    load(image, (3 * token + part) * taps.width, block, taps.width)
+    load(image, taps.at(token, part), block, taps.width)
 }
 
 /// k⊙v of a token.
@@ -72,11 +54,10 @@ fn keyed(taps: &Taps, image: &[f32], token: usize, block: usize) -> Lanes {
 }
 
 multiversioned! {
-    /// q⊙inner(k⊙v) of one image.
-    fn image_forward(taps: &Taps, image: &[f32], y: &mut [f32]) {
-        let width = taps.width;
-        let tokens = y.len() / width;
-        for t in 0..tokens {
+    /// q⊙inner(k⊙v) of a run of tokens.
+    fn forward(taps: &Taps, image: &[f32], run: Range<usize>, y: &mut [f32]) {
+        let (width, tokens) = (taps.width, taps.tokens(image));
+        for (at, t) in run.enumerate() {
             for block in 0..taps.blocks {
                 let mut mixed = taps.bias[block];
                 for (tap, source) in taps.sources(t, tokens) {
@@ -85,20 +66,19 @@ multiversioned! {
                         mixed[i] += w[i] * u[i];
                     }
                 }
-                store(y, t * width, block, width, &product(part(taps, image, t, 0, block), mixed));
+                store(y, at * width, block, width, &product(part(taps, image, t, 0, block), mixed));
             }
         }
     }
 }
 
 multiversioned! {
-    /// Gradients of one image: writes `dx`, adds to those of the filter and the bias.
-    fn image_backward(
-        taps: &Taps, image: &[f32], grad: &[f32], dx: &mut [f32], sums: &mut TapsGradient,
+    /// Gradients of a run of tokens: writes `dx`, adds to those of the filter and the bias.
+    fn backward(
+        taps: &Taps, image: &[f32], grad: &[f32], run: Range<usize>, dx: &mut [f32], sums: &mut TapsGradient,
     ) {
-        let (width, behind) = (taps.width, taps.behind());
-        let tokens = grad.len() / width;
-        for t in 0..tokens {
+        let (width, behind, tokens) = (taps.width, taps.behind(), taps.tokens(image));
+        for (at, t) in run.enumerate() {
             for block in 0..taps.blocks {
                 let dy = load(grad, t * width, block, width);
                 let slope = product(dy, part(taps, image, t, 0, block)); // of the convolution's output
@@ -122,8 +102,8 @@ multiversioned! {
                     }
                 }
                 let (k, v) = (part(taps, image, t, 1, block), part(taps, image, t, 2, block));
-                for (at, gradient) in [product(dy, mixed), product(d_keyed, v), product(d_keyed, k)].iter().enumerate() {
-                    store(dx, (3 * t + at) * width, block, width, gradient);
+                for (part, gradient) in [product(dy, mixed), product(d_keyed, v), product(d_keyed, k)].iter().enumerate() {
+                    store(dx, taps.at(at, part), block, width, gradient);
                 }
             }
         }

@@ -8,7 +8,7 @@ use crate::attention::{Head, Sizes};
 use crate::backend::Kernel;
 use crate::gemm::{MatRef, Panel, Precision, Side, vmath};
 use crate::shared::SharedMut;
-use crate::sums::dot;
+use crate::sums::{axpy, dot};
 
 /// What a thread needs for one head after another.
 struct Scratch {
@@ -53,7 +53,7 @@ impl Scratch {
         self.product(MatRef::new(&k, s.tokens, s.head).t(), h.matrix(qkv, 2, 0, s.tokens).t(), &mut moments);
         self.mass.clear();
         self.mass.resize(s.head, 0.0);
-        k.chunks_exact(s.head).for_each(|row| add_scaled(1.0, row, &mut self.mass));
+        k.chunks_exact(s.head).for_each(|row| axpy(&mut self.mass, 1.0, row));
         (self.k, self.moments) = (k, moments);
         self.weights.clear();
         self.weights.extend(self.q.chunks_exact(s.head).map(|q| inner(q, &self.mass) + EPS));
@@ -166,13 +166,13 @@ impl LinearAttention {
         }
         let (mut d_moments, mut d_mass) = (vec![0f32; head * head], vec![0f32; head]);
         scratch.product(MatRef::new(&q, tokens, head).t(), MatRef::new(&n, tokens, head).t(), &mut d_moments);
-        q.chunks_exact(head).zip(&e).for_each(|(q, &e)| add_scaled(e, q, &mut d_mass));
+        q.chunks_exact(head).zip(&e).for_each(|(q, &e)| axpy(&mut d_mass, e, q));
         let mut d = vec![0f32; tokens * head];
         scratch.product(MatRef::new(&n, tokens, head), square(&moments), &mut d);
-        d.chunks_exact_mut(head).zip(&e).for_each(|(d, &e)| add_scaled(e, &scratch.mass, d));
+        d.chunks_exact_mut(head).zip(&e).for_each(|(d, &e)| axpy(d, e, &scratch.mass));
         self.write(h, 0, &d, Some(&q), d_qkv);
         scratch.product(h.matrix(qkv, 2, 0, tokens), square(&d_moments), &mut d);
-        d.chunks_exact_mut(head).for_each(|d| add_scaled(1.0, &d_mass, d));
+        d.chunks_exact_mut(head).for_each(|d| axpy(d, 1.0, &d_mass));
         self.write(h, 1, &d, Some(&k), d_qkv);
         scratch.product(MatRef::new(&k, tokens, head), square(&d_moments).t(), &mut d);
         self.write(h, 2, &d, None, d_qkv);
@@ -192,15 +192,6 @@ impl LinearAttention {
                 }
                 None => to.copy_from_slice(d),
             }
-        }
-    }
-}
-
-multiversioned! {
-    /// Adds `factor · from` to `to`.
-    fn add_scaled(factor: f32, from: &[f32], to: &mut [f32]) {
-        for (to, from) in to.iter_mut().zip(from) {
-            *to += factor * from;
         }
     }
 }

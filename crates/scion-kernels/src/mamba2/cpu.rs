@@ -6,14 +6,21 @@ use super::scan::{self, Gradients, Head};
 use super::{LINEAR_FROM, Mamba2, norm};
 use crate::array::{Array, unfilled};
 use crate::backend::Kernel;
-use crate::conv::{image_backward, image_forward};
+use crate::conv;
 use crate::gemm::vmath;
+use crate::runs::over_runs;
 use crate::shared::SharedMut;
 use crate::taps::{Taps, TapsGradient};
 
 /// Groups into which an image's heads are cut, whatever the number of threads: each sums the gradients of B and C over
 /// its heads on its own.
 const GROUPS: usize = 8;
+
+/// Values of an elementwise pass that a task takes at once.
+const PASS: usize = 16 << 10;
+
+/// Rows whose gradients of the step sizes' bias are summed together, whatever the number of threads.
+const ROWS: usize = 256;
 
 /// Where the parts of a row of the projected values are.
 #[derive(Clone, Copy)]
@@ -64,14 +71,14 @@ impl Scanned {
         let (mut before, mut mixed) = unsafe {
             (unfilled(values.len() / s.row * convolved), unfilled(values.len() / s.row * convolved))
         };
-        before
-            .par_chunks_mut(s.tokens * convolved)
-            .zip(mixed.par_chunks_mut(s.tokens * convolved))
-            .zip(values.par_chunks(s.tokens * s.row))
-            .for_each(|((before, mixed), image)| {
-                image_forward(taps, image, before);
-                vmath::silu(before, mixed);
-            });
+        let images: Vec<&[f32]> = values.chunks_exact(s.tokens * s.row).collect();
+        over_runs(&mut before, s.tokens, convolved, |image, run, before| {
+            conv::forward(taps, images[image], run, before);
+        });
+        mixed
+            .par_chunks_mut(PASS)
+            .zip(before.par_chunks(PASS))
+            .for_each(|(mixed, before)| vmath::silu(before, mixed));
         let (mut dt, mut decay) = (Vec::new(), Vec::new());
         for direction in 0..s.directions {
             let own = direction * s.heads..(direction + 1) * s.heads;
@@ -272,22 +279,28 @@ fn convolution_backward(
     taps: &Taps,
     before: &[f32],
     projected: &Array,
-    d_mixed: Vec<f32>,
+    mut d_mixed: Vec<f32>,
     d_projected: &mut [f32],
 ) -> Vec<TapsGradient> {
-    let image = s.tokens * s.convolved();
-    d_projected
-        .par_chunks_mut(s.tokens * s.row)
-        .zip(projected.values().par_chunks(s.tokens * s.row))
-        .zip(before.par_chunks(image).zip(d_mixed.par_chunks(image)))
-        .map(|((d_projected, projected), (before, d_mixed))| {
-            let mut slopes = vec![0f32; image];
-            vmath::silu_backward(before, d_mixed, &mut slopes);
-            let mut sums = TapsGradient::zeros(taps);
-            image_backward(taps, projected, &slopes, d_projected, &mut sums);
-            sums
-        })
-        .collect()
+    d_mixed.par_chunks_mut(PASS).zip(before.par_chunks(PASS)).for_each_init(
+        || vec![0f32; PASS],
+        |slopes, (d, before)| {
+            let slopes = &mut slopes[..d.len()];
+            vmath::silu_backward(before, d, slopes);
+            d.copy_from_slice(slopes);
+        },
+    );
+    let images: Vec<(&[f32], &[f32])> = projected
+        .values()
+        .chunks_exact(s.tokens * s.row)
+        .zip(d_mixed.chunks_exact(s.tokens * s.convolved()))
+        .collect();
+    over_runs(d_projected, s.tokens, s.row, |image, run, d_projected| {
+        let (projected, slopes) = images[image];
+        let mut sums = TapsGradient::zeros(taps);
+        conv::backward(taps, projected, slopes, run, d_projected, &mut sums);
+        sums
+    })
 }
 
 /// Through softplus: writes the gradients of the raw step sizes into `d_projected`, returns that of their bias.
@@ -299,20 +312,33 @@ fn steps_backward(
     d_projected: &mut [f32],
 ) -> Vec<f32> {
     let first = s.row - s.heads;
-    let mut d_bias = vec![0f32; s.directions * s.heads];
-    let rows = d_projected.chunks_exact_mut(s.row).zip(projected.values().chunks_exact(s.row));
-    for (index, (d_row, row)) in rows.enumerate() {
-        d_row[first..].fill(0.0);
-        for (direction, d_dt) in d_dt.iter().enumerate() {
-            let d_dt = &d_dt[index * s.heads..(index + 1) * s.heads];
-            for head in 0..s.heads {
-                let raw = row[first + head] + dt_bias.values()[direction * s.heads + head];
-                let slope = if raw > LINEAR_FROM { 1.0 } else { 1.0 / (1.0 + (-raw).exp()) };
-                let gradient = d_dt[head] * slope;
-                d_row[first + head] += gradient;
-                d_bias[direction * s.heads + head] += gradient;
+    let sums: Vec<Vec<f32>> = d_projected
+        .par_chunks_mut(ROWS * s.row)
+        .zip(projected.values().par_chunks(ROWS * s.row))
+        .enumerate()
+        .map(|(part, (d_rows, rows))| {
+            let mut d_bias = vec![0f32; s.directions * s.heads];
+            for (row, (d_row, values)) in
+                d_rows.chunks_exact_mut(s.row).zip(rows.chunks_exact(s.row)).enumerate()
+            {
+                d_row[first..].fill(0.0);
+                for (direction, d_dt) in d_dt.iter().enumerate() {
+                    let d_dt = &d_dt[(part * ROWS + row) * s.heads..][..s.heads];
+                    for head in 0..s.heads {
+                        let raw = values[first + head] + dt_bias.values()[direction * s.heads + head];
+                        let slope = if raw > LINEAR_FROM { 1.0 } else { 1.0 / (1.0 + (-raw).exp()) };
+                        let gradient = d_dt[head] * slope;
+                        d_row[first + head] += gradient;
+                        d_bias[direction * s.heads + head] += gradient;
+                    }
+                }
             }
-        }
+            d_bias
+        })
+        .collect();
+    let mut d_bias = vec![0f32; s.directions * s.heads];
+    for sums in sums {
+        d_bias.iter_mut().zip(sums).for_each(|(to, sum)| *to += sum);
     }
     d_bias
 }

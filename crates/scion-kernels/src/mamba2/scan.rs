@@ -129,18 +129,13 @@ fn sum(lanes: &Lanes) -> f32 {
     (quarter[0] + quarter[2]) + (quarter[1] + quarter[3])
 }
 
-/// Writes the head's output into its channels of `y`, in which the image's [T, I] begins at `offset`; adds to them with
-/// `add`.
-///
-/// # Safety
-/// No other thread touches the head's channels of `y` meanwhile.
-pub(super) unsafe fn forward(h: Head, y: &SharedMut, offset: usize, add: bool) {
-    scan(h, y, offset, add);
-}
-
 multiversioned! {
-    /// [`forward`], for which its contract holds.
-    fn scan(h: Head, y: &SharedMut, offset: usize, add: bool) {
+    /// Writes the head's output into its channels of `y`, in which the image's [T, I] begins at `offset`; adds to them
+    /// with `add`.
+    ///
+    /// # Safety
+    /// No other thread touches the head's channels of `y` meanwhile.
+    pub(super) unsafe fn forward(h: Head, y: &SharedMut, offset: usize, add: bool) {
         let mut state = vec![[0f32; LANES]; h.blocks() * h.channels];
         let mut outputs = vec![[0f32; LANES]; h.channels];
         for step in 0..h.tokens() {
@@ -179,17 +174,12 @@ pub(super) struct Gradients<'a> {
     pub add: bool,
 }
 
-/// Gradients of one head from that of its output, an image's [T, I].
-///
-/// # Safety
-/// No other thread touches the places that `to` names meanwhile.
-pub(super) unsafe fn backward(h: Head, dy: &[f32], to: &mut Gradients) -> Sums {
-    scan_backward(h, dy, to)
-}
-
 multiversioned! {
-    /// [`backward`], for which its contract holds.
-    fn scan_backward(h: Head, dy: &[f32], to: &mut Gradients) -> Sums {
+    /// Gradients of one head from that of its output, an image's [T, I].
+    ///
+    /// # Safety
+    /// No other thread touches the places that `to` names meanwhile.
+    pub(super) unsafe fn backward(h: Head, dy: &[f32], to: &mut Gradients) -> Sums {
         let (tokens, size) = (h.tokens(), h.blocks() * h.channels);
         let mut starts = vec![[0f32; LANES]; tokens.div_ceil(CHUNK) * size]; // the states before each chunk
         let (mut state, mut next) = (vec![[0f32; LANES]; size], vec![[0f32; LANES]; size]);
@@ -213,7 +203,8 @@ multiversioned! {
             }
             for step in steps.rev() {
                 let states = &inside[step % CHUNK * size..][..2 * size];
-                back(h, h.token(step), dy, states, &mut d_state, &mut d_inputs, to, &mut sums);
+                // SAFETY: by this function's contract.
+                unsafe { back(h, h.token(step), dy, states, &mut d_state, &mut d_inputs, to, &mut sums) };
             }
         }
         sums
@@ -222,9 +213,12 @@ multiversioned! {
 
 /// One token of the backward pass: `states` are those before and behind it, `d_state` the gradient of the one behind,
 /// replaced by that of the one before.
+///
+/// # Safety
+/// As for [`backward`].
 #[inline(always)]
 #[expect(clippy::too_many_arguments)]
-fn back(
+unsafe fn back(
     h: Head,
     t: usize,
     dy: &[f32],
