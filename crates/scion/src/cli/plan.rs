@@ -24,12 +24,18 @@ pub struct PlanArguments {
     json: bool,
 }
 
+const STAND_IN: &str = "Which blocks are the most or least local is measured on the checkpoint; here, the first ones \
+                        stand for the most local, the last for the least.";
+
 pub fn plan(arguments: &PlanArguments, common: &Common) -> Result<()> {
     let (mut recipe, out) = read(&arguments.recipe, arguments.out.as_deref(), common)?;
     if arguments.json {
         settle_for_plan(&mut recipe, &out);
-        let after = plan_of(&recipe, &out, common.quiet)?.plan.after;
-        say!("{}", serde_json::to_string_pretty(&after).expect("architectures are plain data"));
+        let Planned { plan, unread } = plan_of(&recipe, &out, common.quiet)?;
+        if unread && needs_locality(&recipe.grafts) {
+            tracing::warn!("{STAND_IN}");
+        }
+        say!("{}", serde_json::to_string_pretty(&plan.after).expect("architectures are plain data"));
         return Ok(());
     }
     print(&recipe, &out, common)
@@ -74,10 +80,7 @@ pub fn print(recipe: &Recipe, out: &Path, common: &Common) -> Result<()> {
         _ => String::new(),
     };
     if unread && needs_locality(&recipe.grafts) {
-        say!(
-            "\nWhich blocks are the most or least local is measured on the checkpoint; here, the first ones stand for the most local, the \
-             last for the least."
-        );
+        say!("\n{STAND_IN}");
     }
     let blocks = match (before.dit.depth, after.dit.depth) {
         (depth, left) if depth == left => depth.to_string(),

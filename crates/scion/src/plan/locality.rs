@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::config::{GraftConfig, SampleConfig, SamplerConfig};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::model::Architecture;
+use crate::operator::Slot;
 
 /// How the locality of the teacher's attention is measured, `[locality]`. It is averaged over the images, the sampling
 /// steps, and the conditional and unconditional passes.
@@ -65,4 +67,37 @@ pub fn choose(grafts: &[GraftConfig], locality: &[f64]) -> Result<Vec<GraftConfi
     let chosen =
         |graft: &GraftConfig| Ok(GraftConfig { blocks: graft.blocks.choose(locality)?, ..graft.clone() });
     grafts.iter().map(chosen).collect()
+}
+
+/// Locality of a model's blocks where it is unknown: the first ones stand for the most local.
+pub fn unknown_locality(depth: usize) -> Vec<f64> {
+    (0..depth).rev().map(|block| block as f64).collect()
+}
+
+/// Checks that blocks can be chosen by the locality of a teacher's attention, before anything is measured.
+///
+/// # Errors
+/// When a block has no full attention, every token is near, or an entry asks for blocks that are not there.
+pub fn check_locality(
+    grafts: &[GraftConfig],
+    settings: &LocalityConfig,
+    teacher: &Architecture,
+) -> Result<()> {
+    if let Some(graft) = teacher.grafts.iter().find(|graft| graft.slot == Slot::Attention) {
+        return Err(Error::Plan(format!(
+            "block {} of the teacher holds {} instead of attention; blocks can be chosen by locality in an ungrafted \
+             model only",
+            graft.block,
+            graft.operator.name()
+        )));
+    }
+    let tokens = teacher.dit.tokens();
+    if settings.k + 1 >= tokens {
+        return Err(Error::Plan(format!(
+            "locality.k = {} reaches every one of the {tokens} tokens; expected less than {}",
+            settings.k,
+            tokens.saturating_sub(1)
+        )));
+    }
+    choose(grafts, &unknown_locality(teacher.dit.depth)).map(drop)
 }

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 pub use finetuning::{BlockPair, check_finetuning, matched_blocks};
 pub use foreign::{grafted_architecture, model_architecture, refuse_restructures};
 pub use inherit::{Ancestor, check_inherits, needs_activations};
-pub use locality::{LocalityConfig, choose, needs_locality};
+pub use locality::{LocalityConfig, check_locality, choose, needs_locality, unknown_locality};
 pub use restructure::{DropConfig, PairSelection, ParallelPairsConfig, Restructure, RestructureConfig};
 pub use selection::{All, BlockSelection, Rule};
 

@@ -8,8 +8,8 @@ use super::{Progress, Teacher};
 use crate::config::{PrecisionConfig, Recipe};
 use crate::error::{Error, Result};
 use crate::model::{Seen, fingerprint};
-use crate::operator::{Operator, Slot};
-use crate::plan::LocalityConfig;
+use crate::operator::Operator;
+use crate::plan::{self, LocalityConfig};
 use crate::report::results::LocalityResult;
 
 /// Where a run keeps what it measured.
@@ -67,11 +67,11 @@ impl Locality {
     /// Samples from the teacher and watches its attention.
     ///
     /// # Errors
-    /// When a block has no full attention, every token is near, or the teacher cannot be sampled as asked.
+    /// When it cannot be measured as asked.
     pub(super) fn measure(recipe: &Recipe, teacher: &Teacher, quiet: bool) -> Result<Self> {
         let mut measured = Self::unmeasured(recipe, teacher);
         let (sizes, settings) = (&teacher.architecture.dit, &measured.settings);
-        check(teacher, settings)?;
+        plan::check_locality(&recipe.grafts, settings, &teacher.architecture)?;
         let count = settings.samples;
         let labels: Vec<usize> = (0..count).map(|i| i * sizes.num_classes / count).collect();
         // Summed image by image, so that batches do not change the order.
@@ -101,24 +101,4 @@ impl Locality {
         measured.blocks = sums.into_iter().map(mean).collect();
         Ok(measured)
     }
-}
-
-fn check(teacher: &Teacher, settings: &LocalityConfig) -> Result<()> {
-    let (sizes, architecture) = (&teacher.architecture.dit, &teacher.architecture);
-    if let Some(graft) = architecture.grafts.iter().find(|graft| graft.slot == Slot::Attention) {
-        return Err(Error::Plan(format!(
-            "block {} of the teacher holds {} instead of attention; blocks can be chosen by locality in an ungrafted model only",
-            graft.block,
-            graft.operator.name()
-        )));
-    }
-    if settings.k + 1 >= sizes.tokens() {
-        return Err(Error::Plan(format!(
-            "locality.k = {} reaches every one of the {} tokens; expected less than {}",
-            settings.k,
-            sizes.tokens(),
-            sizes.tokens().saturating_sub(1)
-        )));
-    }
-    Ok(())
 }

@@ -36,9 +36,11 @@ pub fn plan_of(recipe: &Recipe, out: &Path, quiet: bool) -> Result<Planned> {
         Ok(plan)
     };
     let from_sizes = |sizes: DitConfig, unread| {
-        // The first blocks stand for the most local, the last for the least.
-        let unknown: Vec<f64> = (0..sizes.depth).rev().map(|block| block as f64).collect();
-        Ok(Planned { plan: edit(&Architecture::native(sizes), &unknown)?, unread })
+        let before = Architecture::native(sizes);
+        if plan::needs_locality(&recipe.grafts) {
+            plan::check_locality(&recipe.grafts, &recipe.locality.clone().unwrap_or_default(), &before)?;
+        }
+        Ok(Planned { plan: edit(&before, &plan::unknown_locality(before.dit.depth))?, unread })
     };
     match (&model.checkpoint, sizes) {
         (Some(name), Some(sizes)) if !is_at_hand(name) => from_sizes(sizes, true),

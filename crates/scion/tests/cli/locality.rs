@@ -101,3 +101,25 @@ fn impossible_measurements_are_refused_by_the_plan() {
     assert_names(&message("{ least-local = 13 }", SETTINGS), &["13 blocks", "12"]);
     assert_names(&message("{ pattern = \"5 of 4\" }", SETTINGS), &["line 5", "pattern"]);
 }
+
+#[test]
+fn a_plan_without_the_checkpoint_says_what_stands_for_the_choice() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("xl.toml");
+    let planned = |settings: &str| {
+        let text = format!(
+            "[model]\ncheckpoint = \"no/such/model.safetensors\"\npreset = \"dit-xl-2-256\"\n[locality]\n{settings}\n[[graft]]\n\
+             target = \"attention\"\nblocks = {{ most-local = 2 }}\noperator = {{ kind = \"hyena-x\" }}\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        let mut program = scion("plan");
+        program.arg(&file);
+        program
+    };
+    assert_names(&printed(&mut planned("k = 32")), &["first ones stand for the most local"]);
+    let output = planned("k = 32").arg("--json").output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_names(&said, &["first ones stand for the most local"]);
+    serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap();
+    assert_names(&refused(&mut planned("k = 255"), 2), &["locality.k = 255", "256 tokens"]);
+}

@@ -5,9 +5,11 @@ mod evaluation;
 mod grafted;
 mod locality;
 mod messages;
+mod place;
 mod restructures;
 mod runs;
 mod sampling;
+mod stages;
 mod sweep;
 
 use std::path::{Path, PathBuf};
