@@ -25,6 +25,7 @@ fixtures:
     {{python}} scripts/fixtures/data.py --dit-repo {{dit_repo}}
     {{python}} scripts/fixtures/diffusion.py --dit-repo {{dit_repo}}
     {{python}} scripts/fixtures/dit.py --dit-repo {{dit_repo}}
+    {{python}} scripts/fixtures/events.py
     {{python}} scripts/fixtures/grafted.py --dit-repo {{dit_repo}} --grafting-repo {{grafting_repo}}
     {{python}} scripts/fixtures/metrics.py
     {{python}} scripts/fixtures/operators.py

@@ -116,11 +116,17 @@ enum Command {
         after_help = "Examples:\n  scion bench\n  scion bench --only dit-train,distil-swa --precision bf16 --json"
     )]
     Bench(bench::BenchArguments),
-    /// Makes the HTML report of a run folder anew
-    #[command(after_help = "Example:\n  scion report runs/first")]
+    /// Makes the HTML report of a run folder anew, or compares several runs on one page
+    #[command(
+        after_help = "Examples:\n  scion report runs/first\n  scion report runs/first runs/second --out comparison.html"
+    )]
     Report {
-        /// The run's folder
-        run: PathBuf,
+        /// The run's folder, or those of several runs
+        #[arg(required = true, value_name = "RUN")]
+        runs: Vec<PathBuf>,
+        /// The page that compares several runs
+        #[arg(long, default_value = "comparison.html")]
+        out: PathBuf,
     },
     /// Prints a completion script for a shell
     #[command(
@@ -168,8 +174,12 @@ fn execute(command: Command, common: &Common) -> Result<()> {
         Command::Sample(arguments) => sample::sample(&arguments, common),
         Command::Evaluate(arguments) => evaluate::evaluate(&arguments, common),
         Command::Bench(arguments) => bench::bench(&arguments),
-        Command::Report { run } => {
-            say!("{}", crate::report::from_run_dir(&run)?.display());
+        Command::Report { runs, out } => {
+            let page = match &runs[..] {
+                [run] => crate::report::from_run_dir(run)?,
+                _ => crate::report::compare_runs(&runs, &out).map(|()| out)?,
+            };
+            say!("{}", page.display());
             Ok(())
         }
         Command::Completions { shell } => {

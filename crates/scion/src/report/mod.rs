@@ -1,10 +1,12 @@
-//! One self-contained HTML page per run: what was replaced, what it cost, what it saves.
+//! Self-contained HTML pages. Of a run: what was replaced, what it cost, what it saves; of several runs and of studies:
+//! how they compare.
 //!
-//! The page makes no request of any kind: styles, script, charts and images are inside it, and its
+//! A page makes no request of any kind: styles, script, charts and images are inside it, and its
 //! content security policy forbids the rest.
 
 mod axis;
 mod blocks;
+mod compare;
 mod cost;
 mod headline;
 mod locality;
@@ -13,11 +15,13 @@ mod page;
 mod plot;
 mod read;
 pub mod results;
+mod scatter;
 pub mod study;
 mod tables;
 
 use std::path::{Path, PathBuf};
 
+pub use compare::compare_runs;
 pub use results::Results;
 
 use crate::error::Result;

@@ -158,7 +158,8 @@ fn samples_note(report: &Report) -> String {
     note
 }
 
-fn grids(out: &mut String, grids: &[SampleGrid]) -> fmt::Result {
+/// Writes grids of samples side by side; nothing without any.
+pub(super) fn grids(out: &mut String, grids: &[SampleGrid]) -> fmt::Result {
     if grids.is_empty() {
         return Ok(());
     }

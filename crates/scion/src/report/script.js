@@ -82,6 +82,21 @@
     });
   }
 
+  // A grid in its full size, and larger, over the page.
+  const dialog = document.body.appendChild(document.createElement("dialog"));
+  dialog.onclick = () => dialog.close();
+  for (const image of all(".grids img")) {
+    const button = Object.assign(document.createElement("button"), { className: "zoom", textContent: "Enlarge" });
+    button.onclick = () => {
+      const large = image.cloneNode();
+      const fit = Math.min(innerWidth / large.width, innerHeight / large.height) * 0.94;
+      large.style.width = large.width * Math.max(fit, devicePixelRatio > 1 ? 1 : 2) + "px";
+      dialog.replaceChildren(large);
+      dialog.showModal();
+    };
+    image.before(button);
+  }
+
   // Press and hold a grid to see the first one in its place.
   const grids = all(".grids img");
   for (const image of grids.slice(1)) {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::events::EventFile;
 use super::results::peak_memory;
 use crate::atomic::{self, AtomicFile};
 use crate::config::Recipe;
@@ -17,6 +18,8 @@ use crate::report::results::StageTiming;
 pub struct RunFolder {
     root: PathBuf,
     log: BufWriter<File>,
+    /// The stage that is at work, and its values for TensorBoard.
+    events: Option<(String, EventFile)>,
     /// Held for as long as this value lives; the system releases it when the process ends, however it ends.
     _lock: File,
 }
@@ -37,6 +40,7 @@ impl StageClock {
 }
 
 const LOG: &str = "metrics.jsonl";
+const EVENTS: &str = "events";
 const STAGES: &str = "stages.json";
 const LOCK: &str = ".scion.lock";
 
@@ -86,7 +90,7 @@ impl RunFolder {
             .append(true)
             .open(&log)
             .map_err(|e| Error::io("open", &log, e))?;
-        Ok(Self { root: root.into(), log: BufWriter::new(file), _lock: lock })
+        Ok(Self { root: root.into(), log: BufWriter::new(file), events: None, _lock: lock })
     }
 
     /// Makes the run one of the teacher with this [`fingerprint`](crate::model::fingerprint).
@@ -183,7 +187,7 @@ impl RunFolder {
         self.save_json(STAGES, &stages)
     }
 
-    /// Appends a line to the log.
+    /// Appends a line to the log of the stage that [`RunFolder::begin_log`] began.
     ///
     /// # Errors
     /// When the disk refuses it.
@@ -193,6 +197,10 @@ impl RunFolder {
         let mut line = serde_json::Map::from_iter([("stage".to_string(), stage.into())]);
         if let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(entry) {
             line.extend(fields);
+        }
+        if let Some((_, events)) = self.events.as_mut().filter(|(begun, _)| begun == stage) {
+            let (step, values) = scalars(&line);
+            events.scalars(step, &values)?;
         }
         writeln!(self.log, "{}", serde_json::Value::Object(line)).map_err(io)?;
         self.log.flush().map_err(io)
@@ -209,11 +217,12 @@ impl RunFolder {
         Ok(entries.filter(|entry| entry["stage"] == stage).collect())
     }
 
-    /// Drops log lines of a stage beyond `step`: work that was lost with an interruption and is done again.
+    /// Begins to log a stage, of which `step` steps are done. Lines beyond are dropped: work that was lost with an
+    /// interruption and is done again.
     ///
     /// # Errors
     /// When the log cannot be rewritten.
-    pub fn rewind_log(&mut self, stage: &str, step: u64) -> Result<()> {
+    pub fn begin_log(&mut self, stage: &str, step: u64) -> Result<()> {
         let path = self.path(LOG);
         let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
         let keep = |line: &&str| {
@@ -224,8 +233,26 @@ impl RunFolder {
         atomic::write(&path, kept.as_bytes())?;
         let file = OpenOptions::new().append(true).open(&path).map_err(|e| Error::io("open", &path, e))?;
         self.log = BufWriter::new(file);
+        let events = EventFile::begin(&self.path(EVENTS).join(stage), step + 1)?;
+        self.events = Some((stage.into(), events));
         Ok(())
     }
+}
+
+/// The step of a log line, and its numbers under the names that TensorBoard shows; where a line is of one part of the
+/// model, that is in front.
+fn scalars(line: &serde_json::Map<String, serde_json::Value>) -> (u64, Vec<(String, f32)>) {
+    let part: Vec<String> = ["slot", "block", "second"]
+        .iter()
+        .filter_map(|name| line.get(*name))
+        .map(|value| value.as_str().map_or_else(|| value.to_string(), String::from))
+        .collect();
+    let numbers = line.iter().filter(|(name, _)| !["step", "block", "second"].contains(&name.as_str()));
+    let values = numbers.filter_map(|(name, value)| {
+        let tag = if part.is_empty() { name.clone() } else { format!("{name}/{}", part.join(" ")) };
+        Some((tag, value.as_f64()? as f32))
+    });
+    (line.get("step").and_then(serde_json::Value::as_u64).unwrap_or(0), values.collect())
 }
 
 /// Keeps a second process from working in the same folder.

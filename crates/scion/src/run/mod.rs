@@ -1,6 +1,7 @@
 //! Runs: a folder, the stages that fill it, and how an interrupted one goes on.
 
 mod evaluate;
+mod events;
 mod folder;
 mod graft;
 mod locality;

@@ -111,7 +111,7 @@ pub(super) fn train(
     if state_file.exists() {
         trainer = trainer.resume(&purpose, &state_file)?;
     }
-    folder.rewind_log(stage, trainer.state().step)?;
+    folder.begin_log(stage, trainer.state().step)?;
     let mut progress = Progress::new(stage, config.steps, trainer.state().step, quiet);
     while trainer.state().step < config.steps {
         let batch = batches.batch(trainer.state().step, config.batch)?;

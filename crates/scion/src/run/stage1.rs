@@ -79,7 +79,7 @@ pub(super) fn stage1(
     if state_file.exists() {
         distiller = distiller.resume(&purpose, &state_file)?;
     }
-    folder.rewind_log("stage1", distiller.steps())?;
+    folder.begin_log("stage1", distiller.steps())?;
     let source = Source::open(recipe, config, teacher, sizes, &sites, training, folder, quiet)?;
     let mut progress = Progress::new("stage1", config.steps, distiller.steps(), quiet);
     while distiller.steps() < config.steps {

@@ -1,6 +1,5 @@
 //! Studies: many runs that differ in a few fields of a recipe, and one page that compares them.
 
-mod change;
 mod study;
 
 use std::fs;
@@ -14,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::model::Architecture;
 use crate::operator::OperatorConfig;
 use crate::report::Results;
-use crate::report::study::{Measured, QuestionResult, StudyResults, VariantResult};
+use crate::report::study::{Measured, QuestionResult, StudyResults, VariantResult, changes};
 use crate::run::{self, Planned, Until};
 
 pub use study::{Question, Study, Variant};
@@ -215,7 +214,7 @@ impl<'a> Sweep<'a> {
         let folder = run.folder.file_name().unwrap_or_default().to_string_lossy();
         VariantResult {
             name: variant.name.clone(),
-            changes: change::changes(&variant.overrides),
+            changes: changes(&variant.overrides),
             run: format!("{RUNS}/{folder}"),
             params: run.after.parameters() as u64,
             params_before: run.before.parameters() as u64,

@@ -229,3 +229,46 @@ fn a_report_is_made_of_the_stages_and_models_that_a_recipe_has() {
     place.edit("models = [\"untrained\", \"stage1\", \"stage2\"]", "models = []");
     assert_names(&refused(&mut place.run("run"), 2), &["evaluate.models is empty"]);
 }
+
+#[test]
+fn runs_are_compared_on_one_page() {
+    let place = Place::new();
+    let sections =
+        "[sample]\nsteps = 2\ncount = 10\n[evaluate]\nlatency-runs = 1\nlatency-batch = 1\n[distill]\n";
+    place.edit("[distill]\n", sections);
+    place.edit("[finetune]\nsteps = 2\nbatch = 2\n", "");
+    let run = |name: &str| {
+        let folder = place.path(name);
+        printed(scion("run").arg(place.recipe()).arg("--out").arg(&folder));
+        folder
+    };
+    let first = run("first");
+    place.edit("steps = 3", "steps = 4");
+    let second = run("second");
+    let page = place.path("comparison.html");
+    let compare = || {
+        let mut program = scion("report");
+        program.args([&first, &second]).arg("--out").arg(&page);
+        program
+    };
+    for _ in 0..2 {
+        assert_names(&printed(&mut compare()), &["comparison.html"]);
+    }
+    let html = fs::read_to_string(&page).unwrap();
+    for part in [
+        "2 runs compared",
+        "<a href=\"second/report.html\">second</a>",
+        "distill.steps = 4",
+        "data:image/png",
+    ] {
+        assert!(html.contains(part), "{part} is not in the page");
+    }
+    assert!(!html.contains("distill.batch"), "what is the same in both is told");
+    fs::write(&page, "mine").unwrap();
+    assert_names(&refused(&mut compare(), 1), &["comparison.html", "not a comparison"]);
+    fs::remove_file(second.join("results.json")).unwrap();
+    assert_names(&refused(&mut compare(), 1), &["results.json"]);
+
+    let events = listing(&first.join("events/stage1"));
+    assert!(events.len() == 1 && events[0].starts_with("events.out.tfevents."), "{events:?}");
+}

@@ -1,5 +1,7 @@
 //! One self-contained HTML page per study: for every question a finding, a chart and a table.
 
+mod change;
+mod cost;
 mod dots;
 mod finding;
 mod results;
@@ -8,12 +10,35 @@ mod table;
 use std::fmt::{self, Write};
 
 use super::number::{self, Text};
-use super::page;
+use super::{SampleGrid, page};
 
+pub(crate) use change::changes;
 pub use results::{Measured, QuestionResult, StudyResults, VariantResult};
 
 impl StudyResults {
     /// The page as one HTML document. Its only links are those to the reports of the runs, by relative path.
+    pub fn html(&self) -> String {
+        StudyPage { kind: "study", study: self, grids: &[], grids_note: "" }.html()
+    }
+}
+
+/// A page of runs that are compared.
+pub(super) struct StudyPage<'a> {
+    /// What it is called.
+    pub kind: &'static str,
+    pub study: &'a StudyResults,
+    /// Samples to be seen side by side, and what is to be said of them.
+    pub grids: &'a [SampleGrid],
+    pub grids_note: &'a str,
+}
+
+impl StudyPage<'_> {
+    /// The end of the title of every page of a kind.
+    pub fn title_of(kind: &str) -> String {
+        format!(" · Scion {kind}</title>")
+    }
+
+    /// The page as one HTML document.
     pub fn html(&self) -> String {
         let mut out = String::new();
         document(&mut out, self).expect("writing to a String cannot fail");
@@ -21,10 +46,12 @@ impl StudyResults {
     }
 }
 
-fn document(out: &mut String, study: &StudyResults) -> fmt::Result {
-    page::open(out, &format!("{} · Scion study", study.title))?;
-    top(out, study)?;
+fn document(out: &mut String, page: &StudyPage) -> fmt::Result {
+    let study = page.study;
+    page::open(out, &format!("{} · Scion {}", study.title, page.kind))?;
+    top(out, page)?;
     out.push_str("<main>");
+    page::section(out, "Samples", page.grids_note, |out| page::grids(out, page.grids))?;
     for question in &study.questions {
         page::section(out, &question.title, &question.ask, |out| {
             write!(out, "<p class=\"finding\">{}</p>", Text(&finding::finding(question)))?;
@@ -32,16 +59,21 @@ fn document(out: &mut String, study: &StudyResults) -> fmt::Result {
             table::variants(out, question)
         })?;
     }
+    page::section(out, "Quality and cost", COST_NOTE, |out| cost::charts(out, study))?;
     page::section(out, "How to read this", &reading(study), |out| {
         let total = number::duration(study.elapsed_s);
         write!(out, "<p>The {} finished runs took {total} in all.</p>", study.ended)
     })?;
-    page::section(out, "Repeating this study", "", |out| repeat(out, study))?;
+    page::section(out, &format!("Repeating this {}", page.kind), "", |out| repeat(out, study))?;
     page::close(out)
 }
 
-fn top(out: &mut String, study: &StudyResults) -> fmt::Result {
-    out.push_str("<header><p class=\"run\"><b>Scion</b> study");
+const COST_NOTE: &str = "Every run’s last model, and the teacher. The line joins what nothing else beats in both cost and \
+                         distance; errors are not taken into account.";
+
+fn top(out: &mut String, page: &StudyPage) -> fmt::Result {
+    let study = page.study;
+    write!(out, "<header><p class=\"run\"><b>Scion</b> {}", page.kind)?;
     let runs = match study.runs - study.ended {
         0 => format!("{} runs", study.runs),
         _ => format!("{} of {} runs", study.ended, study.runs),
@@ -78,6 +110,9 @@ fn repeat(out: &mut String, study: &StudyResults) -> fmt::Result {
     facts.extend(study.cpu.clone().map(|c| ("Processor".into(), c)));
     facts.extend(study.versions.iter().map(|(name, version)| (name.clone(), version.clone())));
     page::list(out, "facts", &facts)?;
+    if study.study.is_empty() {
+        return Ok(());
+    }
     write!(out, "<h3>Study</h3><pre>{}</pre>", Text(study.study.trim()))
 }
 
@@ -144,7 +179,7 @@ mod tests {
         ] {
             assert!(html.contains(part), "{part} is not in {html}");
         }
-        assert_eq!(html.matches("<circle").count(), 2);
+        assert_eq!(html.matches("<circle").count(), 2 + 2 * 3, "of the question, and of two costs");
         let shown = html.split("<script>").next().unwrap();
         assert!(!shown.contains("After stage 1") && !shown.contains("NaN") && !html.contains("http:"));
         for (i, _) in html.match_indices("href=\"") {

@@ -1,9 +1,9 @@
-//! What a variant changes, in words.
+//! Fields of a recipe in words.
 
 use toml::{Table, Value};
 
 /// One phrase for each graft, restructure and other field.
-pub(super) fn changes(overrides: &Table) -> Vec<String> {
+pub(crate) fn changes(overrides: &Table) -> Vec<String> {
     let mut phrases = Vec::new();
     for (name, value) in overrides {
         match value {
