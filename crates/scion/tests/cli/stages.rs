@@ -266,6 +266,7 @@ fn runs_are_compared_on_one_page() {
     assert!(!html.contains("distill.batch"), "what is the same in both is told");
     fs::write(&page, "mine").unwrap();
     assert_names(&refused(&mut compare(), 1), &["comparison.html", "not a comparison"]);
+    fs::remove_file(&page).unwrap();
     fs::remove_file(second.join("results.json")).unwrap();
     assert_names(&refused(&mut compare(), 1), &["results.json"]);
 
