@@ -12,6 +12,7 @@ pub mod cli;
 pub mod config;
 pub mod data;
 pub mod diffusion;
+mod download;
 pub mod error;
 pub mod metrics;
 pub mod model;
