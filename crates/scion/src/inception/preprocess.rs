@@ -149,7 +149,7 @@ mod tests {
     fn flavours_read_from_different_places() {
         // One row of two pixels, 0 and 200: where the ramp between them begins and ends tells the flavours apart.
         let shape = ImageShape { channels: 1, height: 1, width: 2 };
-        let row = |preprocessing| -> Vec<f32> {
+        let row = |preprocessing: Preprocessing| -> Vec<f32> {
             let image = preprocessing.prepare(shape, &[0, 200]).unwrap();
             image[..3 * SIDE].iter().step_by(3).map(|v| (v + 1.0) * 128.0).collect()
         };
