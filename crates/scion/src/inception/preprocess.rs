@@ -69,9 +69,9 @@ impl Preparation {
             .chunks_exact(self.shape.height * self.shape.width)
             .map(|plane| self.plane(plane))
             .collect();
-        let mut out = Vec::with_capacity(3 * SIDE * SIDE);
-        for place in 0..SIDE * SIDE {
-            out.extend((0..3).map(|channel| planes[channel % planes.len()][place]));
+        let mut out = vec![0.0; 3 * SIDE * SIDE];
+        for (channel, plane) in planes.iter().cycle().take(3).enumerate() {
+            out[channel..].iter_mut().step_by(3).zip(plane).for_each(|(slot, &value)| *slot = value);
         }
         out
     }
