@@ -13,6 +13,7 @@ pub mod config;
 pub mod data;
 pub mod diffusion;
 pub mod error;
+pub mod evaluate;
 pub mod metrics;
 pub mod model;
 pub mod operator;
