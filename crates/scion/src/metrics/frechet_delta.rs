@@ -55,7 +55,8 @@ fn assemble(a: Sampled<'_>, b: Sampled<'_>, values: &[f64], maps: [MatRef<'_, f6
 /// Singular vectors [r, k] of the product, turned into directions [k, D] that act on deviations: Pᵀ Λ^-½ Uᵀ.
 fn whitened(gaussian: &Gaussian, vectors: MatRef<'_, f64>) -> Mat<f64> {
     // The root is Λ^½ Uᵀ, so the squared length of its row i is Λ_i.
-    let inverse: Vec<f64> = gaussian.root.row_iter().map(|row| 1.0 / row.squared_norm_l2()).collect();
+    let inverse: Vec<f64> =
+        gaussian.root.as_ref().row_iter().map(|row| 1.0 / row.squared_norm_l2()).collect();
     let scaled = Mat::from_fn(vectors.nrows(), vectors.ncols(), |i, j| vectors[(i, j)] * inverse[i]);
     let mut directions = Mat::zeros(vectors.ncols(), gaussian.dim());
     let par = get_global_parallelism();

@@ -148,7 +148,9 @@ impl GaussianStats {
             )));
         }
         let scale = 1.0 / (self.n - 1) as f64;
-        let covariance = Mat::from_fn(self.dim(), self.dim(), |i, j| self.scatter[(i, j)] * scale);
+        // One triangle is taken for both, lest rounding make them differ.
+        let entry = |i: usize, j: usize| self.scatter[(i.max(j), i.min(j))] * scale;
+        let covariance = Mat::from_fn(self.dim(), self.dim(), entry);
         Ok(Moments { count: Some(self.n), mean: self.mean.clone(), covariance })
     }
 
