@@ -26,6 +26,7 @@ fixtures:
     {{python}} scripts/fixtures/diffusion.py --dit-repo {{dit_repo}}
     {{python}} scripts/fixtures/dit.py --dit-repo {{dit_repo}}
     {{python}} scripts/fixtures/grafted.py --dit-repo {{dit_repo}} --grafting-repo {{grafting_repo}}
+    {{python}} scripts/fixtures/inception.py
     {{python}} scripts/fixtures/metrics.py
     {{python}} scripts/fixtures/operators.py
     {{python}} scripts/fixtures/pairs.py --dit-repo {{dit_repo}}

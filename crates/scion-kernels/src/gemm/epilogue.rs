@@ -19,6 +19,8 @@ pub enum Activation<'a> {
     /// Nothing.
     #[default]
     None,
+    /// max(x, 0); NaN stays NaN.
+    Relu,
     /// GELU in its tanh form. Its argument is stored in `pre_activation`, for the backward pass.
     Gelu { pre_activation: Option<&'a mut [f32]> },
     /// Multiplies by the derivative of GELU (tanh form) at `pre_activation`.
@@ -40,6 +42,7 @@ pub(super) struct Output<'a> {
 #[derive(Clone, Copy)]
 enum Elementwise {
     None,
+    Relu,
     Gelu,
     GeluStoring(*mut f32),
     GeluBackward(*const f32),
@@ -68,6 +71,7 @@ impl<'a> Output<'a> {
         }
         let activation = match epilogue.activation {
             Activation::None => Elementwise::None,
+            Activation::Relu => Elementwise::Relu,
             Activation::Gelu { pre_activation: None } => Elementwise::Gelu,
             Activation::Gelu { pre_activation: Some(pre) } => {
                 check("pre-activation", pre.len());
@@ -138,6 +142,7 @@ impl<'a> Output<'a> {
                 }
                 match self.activation {
                     Elementwise::None => c.copy_from_slice(sums),
+                    Elementwise::Relu => each(sums, c, |x| if x < 0.0 { 0.0 } else { x }),
                     Elementwise::Gelu => each(sums, c, gelu_one::<FUSED>),
                     Elementwise::GeluStoring(pre) => {
                         std::slice::from_raw_parts_mut(pre.add(at), cols.len()).copy_from_slice(sums);

@@ -202,6 +202,9 @@ fn epilogues_match_f64() {
             let again = case.run(kernel, true, false, Epilogue { bias: Some(&bias), activation });
             assert_eq!(c, again);
 
+            let epilogue = Epilogue { bias: Some(&bias), activation: Activation::Relu };
+            case.check(&case.run(kernel, true, false, epilogue), "relu", |i, j| biased(i, j).max(0.0));
+
             let at = random(6, m * (n + 1));
             let activation = Activation::GeluBackward { pre_activation: &at };
             let c = case.run(kernel, false, false, Epilogue { bias: None, activation });
@@ -210,6 +213,16 @@ fn epilogues_match_f64() {
                 exact[i * n + j] * (gelu_f64(x + 1e-6) - gelu_f64(x - 1e-6)) / 2e-6
             });
         }
+    }
+}
+
+#[test]
+fn relu_hides_no_nan() {
+    for kernel in kernels() {
+        let mut case = Case::new((9, 50, 20), false, false, 0);
+        case.a[20] = f32::NAN;
+        let c = case.run(kernel, false, false, Epilogue { bias: None, activation: Activation::Relu });
+        assert!(c[50..100].iter().all(|x| x.is_nan()) && c[..50].iter().all(|x| *x >= 0.0), "{kernel:?}");
     }
 }
 

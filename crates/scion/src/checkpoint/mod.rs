@@ -4,6 +4,7 @@
 mod diffusers;
 mod hub;
 mod infer;
+mod legacy;
 mod names;
 mod pickle;
 mod pytorch;
@@ -14,6 +15,7 @@ mod unpickle;
 mod write;
 mod write_diffusers;
 mod write_pytorch;
+mod zip_archive;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -62,7 +64,7 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a `torch.save` zip file, a safetensors file, an index of shards, a diffusers model folder or a pipeline
+    /// Opens a `torch.save` file of any age, a safetensors file, an index of shards, a diffusers model folder or a pipeline
     /// folder. Of a training file the entry `ema` is taken, else `model`.
     ///
     /// # Errors

@@ -55,12 +55,25 @@ pub(super) struct Pickle {
 impl Pickle {
     /// Parses a whole pickle. The error names the byte where reading stopped and why.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let (nodes, root) = unpickle::run(bytes)?;
-        Ok(Self { nodes, root })
+        Self::parse_first(bytes).map(|(pickle, _)| pickle)
+    }
+
+    /// Parses the pickle that `bytes` begin with, and gives its length.
+    pub(super) fn parse_first(bytes: &[u8]) -> Result<(Self, usize), String> {
+        let (nodes, root, length) = unpickle::run(bytes)?;
+        Ok((Self { nodes, root }, length))
     }
 
     pub(super) fn root(&self) -> &Value {
         &self.root
+    }
+
+    /// The references that the file format resolves, in order of appearance.
+    pub(super) fn persistent(&self) -> impl Iterator<Item = &Value> {
+        self.nodes.iter().filter_map(|node| match node {
+            Node::Persistent(id) => Some(id),
+            _ => None,
+        })
     }
 
     /// The node a value refers to, if it refers to one.

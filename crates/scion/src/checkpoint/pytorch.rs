@@ -1,21 +1,25 @@
-//! PyTorch's zip checkpoints (`torch.save`, format of PyTorch 1.6 and later): a pickle that names storages, and one
-//! uncompressed archive member per storage, sliced where it lies.
+//! Files written by `torch.save`: a pickle that names storages, whose bytes lie elsewhere in the file and are sliced
+//! where they are. `zip_archive` and `legacy` are the two layouts of such a file.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::io::{BufReader, Read};
 use std::path::Path;
 use std::sync::Arc;
 
-use zip::read::ZipFile;
-use zip::{CompressionMethod, ZipArchive};
-
 use super::pickle::{Node, Pickle, Value};
 use super::tensor::{DataFile, Dtype, Stored, TensorEntry};
+use super::{legacy, zip_archive};
 use crate::error::{Error, Result};
 
 /// The largest pickle worth reading: XL's training checkpoint needs about 1 MB.
-const MAX_PICKLE: u64 = 1 << 28;
+pub(super) const MAX_PICKLE: u64 = 1 << 28;
+
+/// A file taken apart, whatever its layout.
+pub(super) struct Container {
+    pub(super) file: Arc<DataFile>,
+    pub(super) pickle: Pickle,
+    /// Storage key to (first byte, length in bytes).
+    pub(super) storages: HashMap<String, (u64, u64)>,
+}
 
 /// What a PyTorch file holds.
 pub(super) struct PytorchFile {
@@ -26,13 +30,20 @@ pub(super) struct PytorchFile {
     pub(super) arguments: BTreeMap<String, serde_json::Value>,
 }
 
-/// Opens a zip checkpoint. `entry` names the pickle entry to take; without it `ema` is preferred to `model`, and a
+/// Opens a zip archive. `entry` names the pickle entry to take; without it `ema` is preferred to `model`, and a
 /// flat state dict is taken as it is.
 pub(super) fn open(path: &Path, entry: Option<&str>) -> Result<PytorchFile> {
-    let archive = Archive::open(path)?;
-    let pickle =
-        Pickle::parse(&archive.pickle).map_err(|why| Error::invalid(path, format!("data.pkl: {why}")))?;
-    let reader = Reader { path, archive: &archive, pickle: &pickle };
+    read(path, &zip_archive::open(path)?, entry)
+}
+
+/// [`open`] for the layout of PyTorch before 1.6.
+pub(super) fn open_legacy(path: &Path, entry: Option<&str>) -> Result<PytorchFile> {
+    read(path, &legacy::open(path)?, entry)
+}
+
+fn read(path: &Path, container: &Container, entry: Option<&str>) -> Result<PytorchFile> {
+    let pickle = &container.pickle;
+    let reader = Reader { path, container, pickle };
     let root = pickle.items(pickle.root()).ok_or_else(|| {
         let found = pickle.describe(pickle.root());
         Error::invalid(path, format!("holds {found}; expected a state dict, or a dict with `ema` or `model`"))
@@ -41,93 +52,11 @@ pub(super) fn open(path: &Path, entry: Option<&str>) -> Result<PytorchFile> {
     Ok(PytorchFile { tensors: reader.state_dict(items)?, entry, arguments: reader.arguments(root) })
 }
 
-/// The zip archive's members.
-struct Archive {
-    file: Arc<DataFile>,
-    pickle: Vec<u8>,
-    /// Storage key to (first byte, length).
-    storages: HashMap<String, (u64, u64)>,
-}
-
-impl Archive {
-    fn open(path: &Path) -> Result<Self> {
-        let file = DataFile::open(path)?;
-        let handle = File::open(path).map_err(|e| Error::io("open", path, e))?;
-        let mut zip = ZipArchive::new(BufReader::new(handle)).map_err(|e| damaged(path, e))?;
-        let names: Vec<String> = zip
-            .file_names()
-            .map(|name| name.map(Into::into))
-            .collect::<Result<_, _>>()
-            .map_err(|e| damaged(path, e))?;
-        let prefix = names
-            .iter()
-            .filter_map(|name| name.strip_suffix("data.pkl"))
-            .find(|p| p.matches('/').count() <= 1);
-        let prefix = prefix.ok_or_else(|| {
-            Error::invalid(path, "is a zip archive without data.pkl; expected a file written by torch.save")
-        })?;
-        let (mut pickle, mut storages) = (Vec::new(), HashMap::new());
-        for (index, full) in names.iter().enumerate() {
-            let Some(name) = full.strip_prefix(prefix) else { continue };
-            let mut member = zip.by_index(index).map_err(|e| damaged(path, e))?;
-            if name == "data.pkl" {
-                pickle = read_small(path, member)?;
-            } else if name == "byteorder" && read_small(path, &mut member)?.trim_ascii() != b"little" {
-                return Err(Error::invalid(
-                    path,
-                    "was saved on a big-endian machine; only little-endian files are read",
-                ));
-            } else if name.starts_with("code/") {
-                return Err(Error::invalid(
-                    path,
-                    "is a TorchScript program; expected a state dict saved by torch.save",
-                ));
-            } else if let Some(key) = name.strip_prefix("data/") {
-                storages.insert(key.to_owned(), locate(path, file.len(), full, &member)?);
-            }
-        }
-        Ok(Self { file, pickle, storages })
-    }
-}
-
-fn damaged(path: &Path, why: impl std::fmt::Display) -> Error {
-    Error::invalid(
-        path,
-        format!("the zip archive is truncated or damaged ({why}); download or copy the file again"),
-    )
-}
-
-fn read_small(path: &Path, member: impl Read) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    member.take(MAX_PICKLE).read_to_end(&mut bytes).map_err(|e| damaged(path, e))?;
-    Ok(bytes)
-}
-
-/// First byte and length of a storage, which must lie in the file as it is.
-fn locate<R: Read + ?Sized>(
-    path: &Path,
-    file_len: u64,
-    name: &str,
-    member: &ZipFile<'_, R>,
-) -> Result<(u64, u64)> {
-    if member.compression() != CompressionMethod::Stored || member.encrypted() {
-        let detail = format!(
-            "the archive member {name} is compressed or encrypted; save the file again with torch.save"
-        );
-        return Err(Error::invalid(path, detail));
-    }
-    let start = member.data_start().ok_or_else(|| damaged(path, format!("{name} has no data")))?;
-    if start.checked_add(member.size()).is_none_or(|end| end > file_len) {
-        return Err(damaged(path, format!("{name} reaches beyond the end")));
-    }
-    Ok((start, member.size()))
-}
-
 type Items = [(Value, Value)];
 
 struct Reader<'a> {
     path: &'a Path,
-    archive: &'a Archive,
+    container: &'a Container,
     pickle: &'a Pickle,
 }
 
@@ -231,7 +160,7 @@ impl<'a> Reader<'a> {
         }
         let contiguous = is_contiguous(&shape, &strides);
         Ok(Stored {
-            file: self.archive.file.clone(),
+            file: self.container.file.clone(),
             offset: start + (offset * dtype.size()) as u64,
             entry: TensorEntry { dtype, shape },
             strides: (!contiguous).then_some(strides),
@@ -243,15 +172,12 @@ impl<'a> Reader<'a> {
         let Some(Node::Persistent(id)) = self.pickle.node(value) else {
             return Err(format!("its storage is {}", self.pickle.describe(value)));
         };
-        let Some([Value::Str(kind), class, Value::Str(key), _, length]) = self.pickle.tuple(id) else {
-            return Err("its storage reference is not (\"storage\", type, key, location, length)".into());
-        };
-        let class = self.pickle.global(class).unwrap_or_default();
+        let StorageId { class, key, length } = StorageId::new(self.pickle, id)?;
         let class = if class.ends_with(".UntypedStorage") { untyped.unwrap_or_default() } else { &class };
-        let dtype = dtype(class).filter(|_| &**kind == "storage");
-        let dtype = dtype.ok_or_else(|| format!("its storage type `{class}` is not one that can be read"))?;
+        let dtype =
+            dtype(class).ok_or_else(|| format!("its storage type `{class}` is not one that can be read"))?;
         let &(start, bytes) =
-            self.archive.storages.get(&**key).ok_or_else(|| format!("the archive has no storage {key}"))?;
+            self.container.storages.get(key).ok_or_else(|| format!("the file has no storage {key}"))?;
         let held =
             usize::try_from(bytes).map_err(|_| "its storage exceeds the address space")? / dtype.size();
         let claimed = count(length).ok_or("its storage length is not a count")?;
@@ -333,7 +259,37 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn text(value: &Value) -> Option<&str> {
+/// What a pickle says of a storage: the class that tells its element type, the key of its bytes, its length in elements.
+pub(super) struct StorageId<'a> {
+    pub(super) class: String,
+    pub(super) key: &'a str,
+    length: &'a Value,
+}
+
+impl<'a> StorageId<'a> {
+    /// Takes apart the tuple that stands for a storage; the error says in words what is wrong with it.
+    pub(super) fn new(pickle: &'a Pickle, id: &'a Value) -> Result<Self, String> {
+        match pickle.tuple(id) {
+            Some([Value::Str(kind), class, Value::Str(key), _, length, rest @ ..])
+                if &**kind == "storage" =>
+            {
+                // The older layout has a sixth value, of use to files of PyTorch before 0.4 alone.
+                if rest.iter().any(|view| *view != Value::None) {
+                    return Err(format!("its storage {key} is a part of another one; save the file again"));
+                }
+                Ok(Self { class: pickle.global(class).unwrap_or_default(), key, length })
+            }
+            _ => Err("its storage reference is not (\"storage\", type, key, location, length)".into()),
+        }
+    }
+
+    /// Bytes of an element; those of untyped storages are counted singly.
+    pub(super) fn element_size(&self) -> Option<usize> {
+        if self.class.ends_with(".UntypedStorage") { Some(1) } else { dtype(&self.class).map(Dtype::size) }
+    }
+}
+
+pub(super) fn text(value: &Value) -> Option<&str> {
     match value {
         Value::Str(text) => Some(text),
         _ => None,

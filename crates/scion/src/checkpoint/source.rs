@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::tensor::Stored;
-use super::{pytorch, safetensors};
+use super::{legacy, pytorch, safetensors};
 use crate::error::{Error, Result};
 
 /// The kind of file a checkpoint was read from.
@@ -14,6 +14,8 @@ use crate::error::{Error, Result};
 pub enum Format {
     /// A zip archive written by `torch.save`.
     Pytorch,
+    /// What `torch.save` wrote before PyTorch 1.6, and still does when asked to.
+    PytorchLegacy,
     /// Safetensors.
     Safetensors,
 }
@@ -73,8 +75,9 @@ fn file_in_folder(folder: &Path) -> Result<PathBuf> {
 fn open_file(path: &Path, entry: Option<&str>) -> Result<Opened> {
     let format = sniff(path)?;
     let (tensors, metadata, entry, arguments) = match format {
-        Format::Pytorch => {
-            let file = pytorch::open(path, entry)?;
+        Format::Pytorch | Format::PytorchLegacy => {
+            let open = if format == Format::Pytorch { pytorch::open } else { pytorch::open_legacy };
+            let file = open(path, entry)?;
             (file.tensors, BTreeMap::new(), file.entry, file.arguments)
         }
         Format::Safetensors if entry.is_some() => {
@@ -138,9 +141,10 @@ fn sniff(path: &Path) -> Result<Format> {
         [_, _, _, _, 0, 0, 0, 0, b'{', ..] => return Ok(Format::Safetensors),
         [b'P', b'K', 3 | 5, ..] => return Ok(Format::Pytorch),
         [] => "is empty",
+        _ if legacy::is_legacy(&start) => return Ok(Format::PytorchLegacy),
         [0x80, 1..=5, ..] => {
-            "is a PyTorch file in the format before version 1.6; load it in Python with torch.load and save it \
-             again with torch.save, or convert it to safetensors"
+            "is a pickle that torch.save did not write; load it in Python and save a state dict with torch.save, or \
+             convert it to safetensors"
         }
         _ if start.starts_with(b"version https://git-lfs") => {
             "is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"

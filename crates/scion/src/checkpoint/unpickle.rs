@@ -4,13 +4,13 @@ use std::collections::HashMap;
 
 use super::pickle::{Node, Value};
 
-/// Runs a whole pickle; gives the arena of nodes and the value at the root. The error names the byte where reading
-/// stopped and why.
-pub(super) fn run(bytes: &[u8]) -> Result<(Vec<Node>, Value), String> {
+/// Runs the pickle that `bytes` begin with; gives the arena of nodes, the value at the root and the pickle's length. The
+/// error names the byte where reading stopped and why.
+pub(super) fn run(bytes: &[u8]) -> Result<(Vec<Node>, Value, usize), String> {
     let mut machine =
         Machine { bytes, at: 0, nodes: vec![], stack: vec![], marks: vec![], memo: HashMap::new() };
     let root = machine.run().map_err(|why| format!("{why} (byte {} of {})", machine.at, bytes.len()))?;
-    Ok((machine.nodes, root))
+    Ok((machine.nodes, root, machine.at))
 }
 
 struct Machine<'a> {

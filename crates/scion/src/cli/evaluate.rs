@@ -2,7 +2,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::Common;
 use crate::atomic;
@@ -12,6 +12,7 @@ use crate::evaluate::{
     Contents, Entry, FeatureSpace, Metric, Options, Reference, contents, evaluate as score, evaluate_rows,
     listing, markdown, table,
 };
+use crate::inception::{Inception, Preprocessing, locate};
 use crate::metrics::{Moments, NeighbourOptions, Splits, StatsFile};
 
 #[derive(Args)]
@@ -22,6 +23,12 @@ pub struct EvaluateArguments {
     /// What to compare with: as samples, or statistics (mu and sigma); for images, the embedded test images by default
     #[arg(long)]
     reference: Option<PathBuf>,
+    /// Compare in Inception's features, with this weight file; looked for in caches if only --preprocess is given
+    #[arg(long)]
+    inception: Option<String>,
+    /// Compare in Inception's features, with images prepared as by this program; adm if only --inception is given
+    #[arg(long, value_enum)]
+    preprocess: Option<PreprocessChoice>,
     /// What to measure, separated by commas; by default all that the files allow, but per-class
     #[arg(long, value_enum, value_delimiter = ',')]
     metrics: Option<Vec<Metric>>,
@@ -51,6 +58,14 @@ pub struct EvaluateArguments {
     out: Option<PathBuf>,
 }
 
+/// Whose way of resizing and scaling to follow.
+#[derive(Clone, Copy, ValueEnum)]
+enum PreprocessChoice {
+    Adm,
+    PytorchFid,
+    CleanFid,
+}
+
 pub fn evaluate(arguments: &EvaluateArguments, common: &Common) -> Result<()> {
     let neighbours =
         NeighbourOptions { precision_recall: arguments.precision_k, density_coverage: arguments.density_k };
@@ -63,9 +78,9 @@ pub fn evaluate(arguments: &EvaluateArguments, common: &Common) -> Result<()> {
     };
     let outputs = [&arguments.out, &arguments.save_stats];
     outputs.into_iter().flatten().try_for_each(|path| ensure_absent(path))?;
-    let space = space(&arguments.samples[0])?;
+    let space = space(arguments)?;
     let reference = match &arguments.reference {
-        Some(path) => Some(space.reference(path, options.skip_broken)?),
+        Some(path) => Some(space.reference(path, &options)?),
         None => space.own_reference()?,
     };
     let entries = match (&arguments.save_stats, &reference) {
@@ -76,7 +91,7 @@ pub fn evaluate(arguments: &EvaluateArguments, common: &Common) -> Result<()> {
         }
         (None, None) => {
             let set = arguments.samples[0].display();
-            return Err(Error::Usage(format!("{set} holds features; give --reference")));
+            return Err(Error::Usage(format!("{set}: nothing to compare with; give --reference")));
         }
     };
     for (entry, warning) in entries.iter().flat_map(|e| e.warnings.iter().map(move |w| (e, w))) {
@@ -89,8 +104,18 @@ pub fn evaluate(arguments: &EvaluateArguments, common: &Common) -> Result<()> {
     }
 }
 
-/// The space that the first set calls for.
-fn space(first: &Path) -> Result<FeatureSpace> {
+/// The space that was asked for, or that the first set calls for.
+fn space(arguments: &EvaluateArguments) -> Result<FeatureSpace> {
+    if arguments.inception.is_some() || arguments.preprocess.is_some() {
+        let network = Inception::open(&locate(arguments.inception.as_deref())?)?;
+        let preprocessing = match arguments.preprocess {
+            None | Some(PreprocessChoice::Adm) => Preprocessing::Adm,
+            Some(PreprocessChoice::PytorchFid) => Preprocessing::PytorchFid,
+            Some(PreprocessChoice::CleanFid) => Preprocessing::CleanFid,
+        };
+        return Ok(FeatureSpace::Inception(Box::new(network), preprocessing));
+    }
+    let first = &arguments.samples[0];
     match contents(first)? {
         Contents::Features => Ok(FeatureSpace::Files),
         Contents::Statistics => {
@@ -136,7 +161,7 @@ fn rendered(arguments: &EvaluateArguments, space: &FeatureSpace, entries: &[Entr
             let (n, d) = (entry.samples, entry.dimensions);
             let mut text = match space {
                 FeatureSpace::Files => format!("features:      {n} of {d} dimensions\n"),
-                FeatureSpace::Classifier(_) => {
+                FeatureSpace::Classifier(_) | FeatureSpace::Inception(..) => {
                     format!("feature space: {}\nimages:        {n}\n", entry.feature_space)
                 }
             };

@@ -108,7 +108,7 @@ enum Command {
     Sample(sample::SampleArguments),
     /// Scores sets of images against a reference
     #[command(
-        after_help = "Examples:\n  scion evaluate samples.npz\n  scion evaluate a.npz b.npz --reference real.npz --markdown\n  scion evaluate a-features.npz --reference b-features.npz\n  scion evaluate features.npz --save-stats reference.npz"
+        after_help = "Examples:\n  scion evaluate samples.npz\n  scion evaluate a.npz b.npz --reference real.npz --markdown\n  scion evaluate a-features.npz --reference b-features.npz\n  scion evaluate features.npz --save-stats reference.npz\n  scion evaluate samples.npz --preprocess adm --reference VIRTUAL_imagenet256_labeled.npz"
     )]
     Evaluate(evaluate::EvaluateArguments),
     /// Times the kernels and the stages on this machine

@@ -8,6 +8,7 @@
 //! pass first for some tall images; Pillow 9.5, of the time of DiT's release, does not, and is followed here.
 
 use super::raster::Raster;
+use super::resample::{Filter, Span, Taps, taps};
 
 /// ADM centre crop to `size`×`size`. The image must have at least one pixel and `size` be positive.
 pub fn center_crop(image: &Raster, size: usize) -> Raster {
@@ -15,8 +16,7 @@ pub fn center_crop(image: &Raster, size: usize) -> Raster {
     while shorter_side(halved.as_ref().unwrap_or(image)) >= 2 * size {
         let from = halved.as_ref().unwrap_or(image);
         let (width, height) = (from.width / 2, from.height / 2);
-        let whole = Span { full: width, first: 0, len: width };
-        halved = Some(resize(from, whole, Span { full: height, first: 0, len: height }, Filter::Box));
+        halved = Some(resize(from, Span::whole(width), Span::whole(height), Filter::Box));
     }
     let image = halved.as_ref().unwrap_or(image);
     let scale = size as f64 / shorter_side(image) as f64;
@@ -33,78 +33,28 @@ fn shorter_side(image: &Raster) -> usize {
     image.width.min(image.height)
 }
 
-/// Output positions `first..first + len` of a side resized to `full` positions.
-#[derive(Clone, Copy)]
-struct Span {
-    full: usize,
-    first: usize,
-    len: usize,
-}
-
-#[derive(Clone, Copy)]
-enum Filter {
-    Box,
-    /// Keys' cubic with a = -0.5.
-    Bicubic,
-}
-
-impl Filter {
-    fn support(self) -> f64 {
-        match self {
-            Self::Box => 0.5,
-            Self::Bicubic => 2.0,
-        }
-    }
-
-    fn weight(self, x: f64) -> f64 {
-        const A: f64 = -0.5;
-        let distance = x.abs();
-        match self {
-            Self::Box => f64::from(u8::from(x > -0.5 && x <= 0.5)),
-            Self::Bicubic if distance < 1.0 => ((A + 2.0) * distance - (A + 3.0)) * distance * distance + 1.0,
-            Self::Bicubic if distance < 2.0 => (((distance - 5.0) * distance + 8.0) * distance - 4.0) * A,
-            Self::Bicubic => 0.0,
-        }
-    }
-}
-
 const PRECISION_BITS: i32 = 22;
 
-/// The input positions that make one output position: `first`, and a fixed-point weight each.
-struct Taps {
-    first: usize,
-    weights: Vec<i32>,
-}
-
-/// Weights for each position of `span`, from a side of `input` positions.
-fn taps(input: usize, span: Span, filter: Filter) -> Vec<Taps> {
-    let scale = input as f64 / span.full as f64;
-    let filter_scale = scale.max(1.0);
-    let support = filter.support() * filter_scale;
-    let one = |position: usize| {
-        let center = (position as f64 + 0.5) * scale;
-        // `as usize` truncates and clamps below at zero, as Pillow's C does in two steps.
-        let first = (center - support + 0.5) as usize;
-        let end = ((center + support + 0.5) as usize).min(input);
-        let weights: Vec<f64> =
-            (first..end).map(|x| filter.weight((x as f64 - center + 0.5) * (1.0 / filter_scale))).collect();
-        let total: f64 = weights.iter().sum();
-        let fixed = |w: f64| {
-            let scaled = (w / total) * f64::from(1 << PRECISION_BITS);
-            (scaled + 0.5f64.copysign(scaled)) as i32
-        };
-        Taps { first, weights: weights.into_iter().map(fixed).collect() }
+/// Fixed-point weights for each position of `span`, from a side of `input` positions.
+fn fixed_taps(input: usize, span: Span, filter: Filter) -> Vec<Taps<i32>> {
+    let fixed = |weight: f64| {
+        let scaled = weight * f64::from(1 << PRECISION_BITS);
+        (scaled + 0.5f64.copysign(scaled)) as i32
     };
-    (span.first..span.first + span.len).map(one).collect()
+    let round = |Taps { first, weights }: Taps<f64>| Taps {
+        first,
+        weights: weights.into_iter().map(fixed).collect(),
+    };
+    taps(input, span, filter).into_iter().map(round).collect()
 }
 
 fn resize(image: &Raster, columns: Span, rows: Span, filter: Filter) -> Raster {
     // Pillow skips a pass that would change nothing; its weights would be exactly one and zero anyway.
-    let narrow = horizontal(image, &taps(image.width, columns, filter));
-    vertical(&narrow, &taps(image.height, rows, filter))
+    let narrow = horizontal(image, &fixed_taps(image.width, columns, filter));
+    vertical(&narrow, &fixed_taps(image.height, rows, filter))
 }
 
-fn horizontal(image: &Raster, taps: &[Taps]) -> Raster {
+fn horizontal(image: &Raster, taps: &[Taps<i32>]) -> Raster {
     let channels = image.channels;
     let mut data = Vec::with_capacity(image.height * taps.len() * channels);
     for row in image.data.chunks_exact(image.width * channels) {
@@ -118,7 +68,7 @@ fn horizontal(image: &Raster, taps: &[Taps]) -> Raster {
     Raster { width: taps.len(), height: image.height, channels, data }
 }
 
-fn vertical(image: &Raster, taps: &[Taps]) -> Raster {
+fn vertical(image: &Raster, taps: &[Taps<i32>]) -> Raster {
     let stride = image.width * image.channels;
     let mut data = Vec::with_capacity(taps.len() * stride);
     for tap in taps {

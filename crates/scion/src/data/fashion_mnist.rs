@@ -1,16 +1,12 @@
 //! The whole of Fashion-MNIST: four IDX files in a folder, found on the machine or downloaded.
 
-use std::env;
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-use sha2::{Digest, Sha256};
 
 use super::idx::{self, IdxArray};
 use super::image_set::{ImageSet, ImageShape, Origins};
 use crate::atomic;
+use crate::download;
 use crate::error::{Error, Result};
 
 /// Class names in label order.
@@ -151,14 +147,9 @@ impl FashionMnist {
     }
 }
 
-/// The folder for downloads: `$SCION_CACHE`, else `$XDG_CACHE_HOME/scion`, else `~/.cache/scion`, with
-/// `fashion-mnist` under it. `None` if no home folder is known.
+/// The folder for downloads, `fashion-mnist` in Scion's cache. `None` if no home folder is known.
 pub fn default_cache() -> Option<PathBuf> {
-    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let root = set("SCION_CACHE")
-        .or_else(|| set("XDG_CACHE_HOME").map(|dir| dir.join("scion")))
-        .or_else(|| set("HOME").or_else(|| set("USERPROFILE")).map(|home| home.join(".cache/scion")))?;
-    Some(root.join("fashion-mnist"))
+    download::cache_folder("fashion-mnist")
 }
 
 /// `dir/name` or `dir/name.gz`, whichever exists.
@@ -173,7 +164,7 @@ fn download(mirrors: &[&str], name: &str, sha256: &str, cache: &Path) -> Result<
     for mirror in mirrors {
         let url = format!("{mirror}/{name}.gz");
         tracing::info!(%url, "downloading Fashion-MNIST");
-        let outcome = fetch(&url).and_then(|bytes| {
+        let outcome = download::fetch(&url, MAX_DOWNLOAD).and_then(|bytes| {
             verify(&bytes, sha256, &target).map_err(|e| e.to_string())?;
             Ok(bytes)
         });
@@ -192,20 +183,9 @@ fn download(mirrors: &[&str], name: &str, sha256: &str, cache: &Path) -> Result<
     )))
 }
 
-fn fetch(url: &str) -> Result<Vec<u8>, String> {
-    let agent = ureq::AgentBuilder::new()
-        .timeout_connect(Duration::from_secs(15))
-        .timeout_read(Duration::from_secs(60))
-        .build();
-    let response = agent.get(url).call().map_err(|e| e.to_string())?;
-    let mut bytes = Vec::new();
-    response.into_reader().take(MAX_DOWNLOAD).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
-    Ok(bytes)
-}
-
 fn verify(archive: &[u8], sha256: &str, path: &Path) -> Result<()> {
     let contents = idx::decompress(archive.to_vec(), path)?;
-    let found: String = Sha256::digest(&contents).iter().map(|byte| format!("{byte:02x}")).collect();
+    let found = download::sha256(&contents);
     if found == sha256 {
         return Ok(());
     }
@@ -215,7 +195,7 @@ fn verify(archive: &[u8], sha256: &str, path: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Read, Write};
     use std::net::TcpListener;
     use std::thread;
 

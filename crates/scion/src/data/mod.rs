@@ -14,6 +14,7 @@ pub mod image_io;
 pub mod image_set;
 pub mod loader;
 pub mod raster;
+pub(crate) mod resample;
 pub mod samples;
 
 pub use fashion_mnist::{FashionMnist, Split};

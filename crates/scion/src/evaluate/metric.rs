@@ -79,6 +79,14 @@ impl Metric {
         }
     }
 
+    /// Whether images or rows of the reference are looked at even where its statistics are stored.
+    pub(super) fn needs_reference_rows(self) -> bool {
+        match self {
+            Self::Kid | Self::PrecisionRecall | Self::DensityCoverage | Self::PerClass => true,
+            Self::Frechet | Self::SpatialFrechet | Self::InceptionScore | Self::Accuracy => false,
+        }
+    }
+
     /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {

@@ -142,6 +142,13 @@ impl Images {
         Self { source: Source::Folder(set), labels }
     }
 
+    pub(super) fn len(&self) -> usize {
+        match &self.source {
+            Source::File(file) => file.count(),
+            Source::Folder(set) => set.len(),
+        }
+    }
+
     pub(super) fn shape(&self) -> ImageShape {
         match &self.source {
             Source::File(file) => file.shape(),

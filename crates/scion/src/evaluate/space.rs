@@ -2,17 +2,23 @@ use std::path::Path;
 
 use burn::tensor::Device;
 
+use super::Options;
 use super::audit::Audit;
+use super::metric::Metric;
 use super::reference::Reference;
 use super::set::{Contents, Images, Rows, contents, holds_statistics};
 use crate::classifier::{Classifier, FEATURES, SIDE};
+use crate::data::folder::first_size;
 use crate::data::{FolderLayout, FolderOptions, Split, embedded, to_unit};
 use crate::error::{Error, Result};
+use crate::inception::{Inception, Preprocessing};
 use crate::metrics::{Features, StatsFile};
 use crate::run::FEATURE_SPACE;
 
 /// Images passed to a network at a time.
 const BLOCK: usize = 500;
+/// The same for a large network, whose images are large too.
+const SMALL_BLOCK: usize = 32;
 
 /// Where the numbers that stand for an image come from.
 pub enum FeatureSpace {
@@ -20,6 +26,8 @@ pub enum FeatureSpace {
     Files,
     /// The embedded classifier of grey 28×28 images.
     Classifier(Box<Classifier>),
+    /// The Inception network of FID, as one of the programs that publish numbers feeds it.
+    Inception(Box<Inception>, Preprocessing),
 }
 
 impl FeatureSpace {
@@ -36,6 +44,9 @@ impl FeatureSpace {
         match self {
             Self::Files => "features of the files given",
             Self::Classifier(_) => FEATURE_SPACE,
+            Self::Inception(_, Preprocessing::Adm) => "Inception, images prepared as by ADM's evaluation",
+            Self::Inception(_, Preprocessing::PytorchFid) => "Inception, images prepared as by pytorch-fid",
+            Self::Inception(_, Preprocessing::CleanFid) => "Inception, images prepared as by clean-fid",
         }
     }
 
@@ -43,6 +54,7 @@ impl FeatureSpace {
     pub fn distance(&self) -> &'static str {
         match self {
             Self::Files | Self::Classifier(_) => "Fréchet",
+            Self::Inception(..) => "FID",
         }
     }
 
@@ -55,7 +67,10 @@ impl FeatureSpace {
         let misfit = |what: &str| Err(Error::Usage(format!("{} holds {what}", path.display())));
         match (self, kind) {
             (_, Contents::Statistics) => misfit("statistics without rows; give it as --reference"),
-            (Self::Files, Contents::Features) => Rows::read(path),
+            (Self::Files | Self::Inception(..), Contents::Features) => Rows::read(path),
+            (Self::Inception(network, preprocessing), Contents::Images) => {
+                recognised(network, *preprocessing, &Images::open(path, &any_folder(path, skip_broken)?)?)
+            }
             (Self::Files, Contents::Images) => misfit("images, where the other sets hold features"),
             (Self::Classifier(_), Contents::Features) => {
                 misfit("features; give --reference, and feature files only")
@@ -75,16 +90,19 @@ impl FeatureSpace {
         }
     }
 
-    /// A reference given by the user.
+    /// A reference given by the user. Where it holds statistics, its images are left alone unless a metric looks at
+    /// them.
     ///
     /// # Errors
     /// As [`FeatureSpace::rows`], and those of [`StatsFile::read`].
-    pub fn reference(&self, path: &Path, skip_broken: bool) -> Result<Reference> {
+    pub fn reference(&self, path: &Path, options: &Options) -> Result<Reference> {
         let name = path.display().to_string();
         let stored = if holds_statistics(path)? { Some(StatsFile::read(path)?) } else { None };
+        let asked = options.metrics.as_deref().unwrap_or(&Metric::ALL);
+        let looked_at = stored.is_none() || asked.iter().any(|metric| metric.needs_reference_rows());
         let rows = match (self, contents(path)?, &stored) {
             (_, Contents::Statistics, _) | (Self::Files, Contents::Images, Some(_)) => None,
-            _ => Some(self.rows(path, skip_broken)?),
+            _ => looked_at.then(|| self.rows(path, options.skip_broken)).transpose()?,
         };
         Reference::new(name, rows, stored)
     }
@@ -95,7 +113,7 @@ impl FeatureSpace {
     /// When the program's embedded files are damaged.
     pub fn own_reference(&self) -> Result<Option<Reference>> {
         match self {
-            Self::Files => Ok(None),
+            Self::Files | Self::Inception(..) => Ok(None),
             Self::Classifier(classifier) => {
                 let test = embedded::fashion_mnist(Split::Test)?;
                 let rows = classified(classifier, &Images::of(test))?;
@@ -113,6 +131,39 @@ fn classifier_folder(skip_broken: bool) -> FolderOptions {
         memory_limit: usize::MAX,
         ..FolderOptions::exact(SIDE)
     }
+}
+
+/// A folder of squares, all as large as the first image.
+fn any_folder(path: &Path, skip_broken: bool) -> Result<FolderOptions> {
+    if !path.is_dir() {
+        return Ok(FolderOptions::new(1));
+    }
+    let (width, height) = first_size(path)?;
+    if width != height {
+        let detail = format!("images of {width}×{height} pixels; of folders only square ones are read");
+        return Err(Error::invalid(path, detail));
+    }
+    Ok(FolderOptions { skip_broken, layout: FolderLayout::Flat, ..FolderOptions::exact(width) })
+}
+
+fn recognised(network: &Inception, preprocessing: Preprocessing, images: &Images) -> Result<Rows> {
+    let shape = images.shape();
+    let mut audit = Audit::of_images(shape);
+    let mut extractor = network.extractor(preprocessing, images.len());
+    let clipping = images.for_each_block(SMALL_BLOCK, |pixels| {
+        audit.add(pixels);
+        extractor.push(shape, pixels)
+    })?;
+    audit.clipping(clipping);
+    let found = extractor.finish()?;
+    Ok(Rows {
+        probabilities: Some(network.probabilities(&found.pool)?),
+        features: found.pool,
+        spatial: Some(found.spatial),
+        labels: images.labels().map(<[usize]>::to_vec),
+        predicted: None,
+        audit,
+    })
 }
 
 fn classified(classifier: &Classifier, images: &Images) -> Result<Rows> {

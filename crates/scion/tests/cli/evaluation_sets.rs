@@ -289,6 +289,9 @@ fn hopeless_sets_get_a_clear_error() {
     let mut asked = scion("evaluate");
     asked.arg(&whole).args(["--metrics", "is"]);
     assert_names(&refused(&mut asked, 2), &["whole.npz", "inception-score needs class probabilities"]);
+    let mut weightless = scion("evaluate");
+    weightless.arg(&whole).arg("--reference").arg(&whole).args(["--inception", "nowhere.pth"]);
+    assert_names(&refused(&mut weightless, 1), &["nowhere.pth"]);
     let mut two = scion("evaluate");
     two.args([&whole, &whole]).arg("--save-stats").arg(folder.path().join("stats.npz"));
     assert_names(&refused(&mut two, 2), &["--save-stats takes one set, found 2"]);
