@@ -406,7 +406,7 @@ mod tests {
     #[test]
     fn impossible_comparisons_are_refused() {
         let [x, _] = fixture_features("random");
-        let rows = |n| Features::new(12, vec![0.0; 12 * n]).unwrap();
+        let rows = |n: usize| Features::new(12, vec![0.0; 12 * n]).unwrap();
         let new = |rows: &Features, options| Neighbourhoods::new(rows, options).err().unwrap().to_string();
         assert!(new(&rows(5), NeighbourOptions::default()).contains("neighbour 5 of 5 rows"));
         let zero = NeighbourOptions { precision_recall: 0, density_coverage: 5 };
