@@ -14,6 +14,7 @@ pub mod data;
 pub mod diffusion;
 mod download;
 pub mod error;
+pub mod evaluate;
 pub mod inception;
 pub mod metrics;
 pub mod model;

@@ -2,112 +2,176 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::Common;
-use super::sample::labels_of_folder;
-use crate::data::samples::read_samples;
-use crate::data::{FolderLayout, FolderOptions, ImageSet, open_folder};
+use crate::atomic;
+use crate::checkpoint::ensure_absent;
 use crate::error::{Error, Result};
-use crate::metrics::npz::Npz;
-use crate::metrics::{
-    Features, JackknifeOptions, KidOptions, Reference, frechet_with_error, kernel_distance,
+use crate::evaluate::{
+    Contents, Entry, FeatureSpace, Metric, Options, Reference, contents, evaluate as score, evaluate_rows,
+    listing, markdown, table,
 };
-use crate::run::{FEATURE_SPACE, Judge};
+use crate::inception::{Inception, Preprocessing, locate};
+use crate::metrics::{Moments, NeighbourOptions, Splits, StatsFile};
 
 #[derive(Args)]
 pub struct EvaluateArguments {
-    /// A sample file (.npz with arr_0), a folder of images, or a feature file (.npz or .safetensors with features [N,D])
-    samples: PathBuf,
-    /// Features to compare with; for images, the embedded real test images by default
+    /// Sample files (.npz with arr_0), folders of images, or feature files (.npz or .safetensors with features [N,D])
+    #[arg(required = true)]
+    samples: Vec<PathBuf>,
+    /// What to compare with: as samples, or statistics (mu and sigma); for images, the embedded test images by default
     #[arg(long)]
     reference: Option<PathBuf>,
+    /// Compare in Inception's features, with this weight file; looked for in caches if only --preprocess is given
+    #[arg(long)]
+    inception: Option<String>,
+    /// Compare in Inception's features, with images prepared as by this program; adm if only --inception is given
+    #[arg(long, value_enum)]
+    preprocess: Option<PreprocessChoice>,
+    /// What to measure, separated by commas; by default all that the files allow, but per-class
+    #[arg(long, value_enum, value_delimiter = ',')]
+    metrics: Option<Vec<Metric>>,
+    /// Splits of the Inception Score; splits of 5,000 images by default
+    #[arg(long)]
+    splits: Option<usize>,
+    /// Neighbour that bounds a neighbourhood of precision and recall
+    #[arg(long, default_value_t = NeighbourOptions::default().precision_recall)]
+    precision_k: usize,
+    /// Neighbour that bounds a neighbourhood of density and coverage
+    #[arg(long, default_value_t = NeighbourOptions::default().density_coverage)]
+    density_k: usize,
+    /// Also write the samples' mean and covariance, for use as --reference (.npz or .safetensors)
+    #[arg(long)]
+    save_stats: Option<PathBuf>,
     /// Leave out images of a folder that cannot be read
     #[arg(long)]
     skip_broken: bool,
-    /// Print JSON
-    #[arg(long)]
+    /// Print JSON, one object a set
+    #[arg(long, conflicts_with = "markdown")]
     json: bool,
+    /// Print a Markdown table
+    #[arg(long)]
+    markdown: bool,
+    /// Write to a file instead
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+/// Whose way of resizing and scaling to follow.
+#[derive(Clone, Copy, ValueEnum)]
+enum PreprocessChoice {
+    Adm,
+    PytorchFid,
+    CleanFid,
 }
 
 pub fn evaluate(arguments: &EvaluateArguments, common: &Common) -> Result<()> {
-    let seed = common.seed.unwrap_or(0);
-    if let Some(reference) = &arguments.reference {
-        return features(arguments, &Features::read(reference)?, seed);
-    }
-    if holds_features(&arguments.samples)? {
-        return Err(Error::Usage(format!(
-            "{} holds features; give --reference",
-            arguments.samples.display()
-        )));
-    }
-    let set = images(&arguments.samples, arguments.skip_broken)?;
-    let shape = set.shape();
-    if (shape.channels, shape.height, shape.width) != (1, 28, 28) {
-        return Err(Error::Usage(format!(
-            "{} holds images of {shape}; the embedded classifier judges 1×28×28 ones, for others give feature files",
-            arguments.samples.display()
-        )));
-    }
-    // Where images are left out, their numbers no longer tell their labels.
-    let labels = if arguments.skip_broken { None } else { labels_of_folder(&arguments.samples, set.len()) };
-    let scores = Judge::new(&Device::flex(), seed)?
-        .score(set.as_bytes().unwrap_or_default(), labels.as_deref().or(set.known_labels()))?;
-    if arguments.json {
-        say!("{}", serde_json::to_string(&scores).expect("scores are plain data"));
-        return Ok(());
-    }
-    say!("feature space: {FEATURE_SPACE}");
-    say!("images:        {}", scores.samples);
-    print_estimate("Fréchet", scores.frechet.value, scores.frechet.stderr.unwrap_or(f64::NAN))?;
-    print_estimate("KID", scores.kid.value, scores.kid.stderr.unwrap_or(f64::NAN))?;
-    match (scores.accuracy, scores.accuracy_interval) {
-        (Some(accuracy), Some([low, high])) => {
-            say!("accuracy:      {accuracy:.4} (95%: {low:.4} to {high:.4})");
-        }
-        _ => say!("accuracy:      unknown, the images come without labels"),
-    }
-    Ok(())
-}
-
-/// The images of a sample file, or of a folder.
-fn images(path: &Path, skip_broken: bool) -> Result<ImageSet> {
-    if path.is_file() {
-        return read_samples(path);
-    }
-    let options = FolderOptions {
-        channels: 1,
-        skip_broken,
-        layout: FolderLayout::Flat,
-        memory_limit: usize::MAX,
-        ..FolderOptions::exact(28)
+    let neighbours =
+        NeighbourOptions { precision_recall: arguments.precision_k, density_coverage: arguments.density_k };
+    let options = Options {
+        metrics: arguments.metrics.clone(),
+        splits: arguments.splits.map_or_else(Splits::default, Splits::Count),
+        neighbours,
+        seed: common.seed.unwrap_or(0),
+        skip_broken: arguments.skip_broken,
     };
-    Ok(open_folder(path, &options)?.0)
-}
-
-fn holds_features(path: &Path) -> Result<bool> {
-    if path.is_dir() || path.extension().is_some_and(|e| e == "safetensors") {
-        return Ok(!path.is_dir());
+    let outputs = [&arguments.out, &arguments.save_stats];
+    outputs.into_iter().flatten().try_for_each(|path| ensure_absent(path))?;
+    let space = space(arguments)?;
+    let reference = match &arguments.reference {
+        Some(path) => Some(space.reference(path, &options)?),
+        None => space.own_reference()?,
+    };
+    let entries = match (&arguments.save_stats, &reference) {
+        (Some(stats), _) => saving(arguments, stats, reference.as_ref(), &space, &options)?,
+        (None, Some(reference)) => {
+            let sets: Vec<&Path> = arguments.samples.iter().map(PathBuf::as_path).collect();
+            score(&sets, reference, &space, &options)?
+        }
+        (None, None) => {
+            let set = arguments.samples[0].display();
+            return Err(Error::Usage(format!("{set}: nothing to compare with; give --reference")));
+        }
+    };
+    for (entry, warning) in entries.iter().flat_map(|e| e.warnings.iter().map(move |w| (e, w))) {
+        eprintln!("warning: {}: {}", entry.set, warning.message);
     }
-    Ok(Npz::open(path)?.names().iter().any(|name| name == "features"))
-}
-
-fn features(arguments: &EvaluateArguments, reference: &Features, seed: u64) -> Result<()> {
-    let samples = Features::read(&arguments.samples)?;
-    let jackknife = JackknifeOptions { seed, ..JackknifeOptions::default() };
-    let frechet = frechet_with_error(&samples, Reference::Features(reference), &jackknife)?;
-    let kid = kernel_distance(&samples, reference, &KidOptions { seed, ..KidOptions::default() })?;
-    if arguments.json {
-        say!("{}", serde_json::json!({"samples": samples.len(), "frechet": frechet, "kid": kid.estimate()}));
-        return Ok(());
+    let text = rendered(arguments, &space, &entries);
+    match &arguments.out {
+        Some(path) => atomic::write(path, text.as_bytes()),
+        None => super::written(write!(std::io::stdout(), "{text}")),
     }
-    say!("features:      {} of {} dimensions", samples.len(), samples.dim());
-    print_estimate("Fréchet", frechet.value, frechet.stderr)?;
-    print_estimate("KID", kid.value, kid.stderr)?;
-    Ok(())
 }
 
-fn print_estimate(name: &str, value: f64, stderr: f64) -> Result<()> {
-    say!("{:<14} {value:.5} ± {stderr:.5}", format!("{name}:"));
-    Ok(())
+/// The space that was asked for, or that the first set calls for.
+fn space(arguments: &EvaluateArguments) -> Result<FeatureSpace> {
+    if arguments.inception.is_some() || arguments.preprocess.is_some() {
+        let network = Inception::open(&locate(arguments.inception.as_deref())?)?;
+        let preprocessing = match arguments.preprocess {
+            None | Some(PreprocessChoice::Adm) => Preprocessing::Adm,
+            Some(PreprocessChoice::PytorchFid) => Preprocessing::PytorchFid,
+            Some(PreprocessChoice::CleanFid) => Preprocessing::CleanFid,
+        };
+        return Ok(FeatureSpace::Inception(Box::new(network), preprocessing));
+    }
+    let first = &arguments.samples[0];
+    match contents(first)? {
+        Contents::Features => Ok(FeatureSpace::Files),
+        Contents::Statistics => {
+            let detail = format!("{} holds statistics without rows; give it as --reference", first.display());
+            Err(Error::Usage(detail))
+        }
+        Contents::Images => FeatureSpace::classifier(&Device::flex()),
+    }
+}
+
+/// Writes one set's statistics, and scores it where there is a reference.
+fn saving(
+    arguments: &EvaluateArguments,
+    stats: &Path,
+    reference: Option<&Reference>,
+    space: &FeatureSpace,
+    options: &Options,
+) -> Result<Vec<Entry>> {
+    let [set] = &arguments.samples[..] else {
+        let count = arguments.samples.len();
+        return Err(Error::Usage(format!("--save-stats takes one set, found {count}")));
+    };
+    let rows = space.rows(set, options.skip_broken)?;
+    let file = StatsFile {
+        features: Moments::of(&rows.features)?,
+        spatial: rows.spatial.as_ref().map(Moments::of).transpose()?,
+    };
+    file.write(stats)?;
+    let name = set.display().to_string();
+    reference
+        .map_or(Ok(vec![]), |reference| Ok(vec![evaluate_rows(&name, &rows, reference, space, options)?]))
+}
+
+fn rendered(arguments: &EvaluateArguments, space: &FeatureSpace, entries: &[Entry]) -> String {
+    match entries {
+        [] => String::new(),
+        _ if arguments.json => entries
+            .iter()
+            .map(|entry| format!("{}\n", serde_json::to_string(entry).expect("scores are plain data")))
+            .collect(),
+        _ if arguments.markdown => markdown(entries),
+        [entry] => {
+            let (n, d) = (entry.samples, entry.dimensions);
+            let mut text = match space {
+                FeatureSpace::Files => format!("features:      {n} of {d} dimensions\n"),
+                FeatureSpace::Classifier(_) | FeatureSpace::Inception(..) => {
+                    format!("feature space: {}\nimages:        {n}\n", entry.feature_space)
+                }
+            };
+            text.push_str(&listing(entry));
+            let asked = arguments.metrics.as_ref().is_none_or(|asked| asked.contains(&Metric::Accuracy));
+            if matches!(space, FeatureSpace::Classifier(_)) && asked && entry.scores.accuracy.is_none() {
+                text.push_str("accuracy:      unknown, the images come without labels\n");
+            }
+            text
+        }
+        _ => table(entries),
+    }
 }

@@ -106,9 +106,9 @@ enum Command {
         after_help = "Examples:\n  scion sample embedded --count 50 --out grid.png\n  scion sample stage2.safetensors --class 7 --count 100 --out sneakers\n  scion sample stage2.safetensors --count 10000 --cfg 1.5 --out samples.npz"
     )]
     Sample(sample::SampleArguments),
-    /// Scores images against a reference
+    /// Scores sets of images against a reference
     #[command(
-        after_help = "Examples:\n  scion evaluate samples.npz\n  scion evaluate a-features.npz --reference b-features.npz"
+        after_help = "Examples:\n  scion evaluate samples.npz\n  scion evaluate a.npz b.npz --reference real.npz --markdown\n  scion evaluate a-features.npz --reference b-features.npz\n  scion evaluate features.npz --save-stats reference.npz\n  scion evaluate samples.npz --preprocess adm --reference VIRTUAL_imagenet256_labeled.npz"
     )]
     Evaluate(evaluate::EvaluateArguments),
     /// Times the kernels and the stages on this machine

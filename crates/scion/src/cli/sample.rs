@@ -11,7 +11,7 @@ use crate::atomic;
 use crate::checkpoint::ensure_absent;
 use crate::config::{PrecisionConfig, SampleConfig, SamplerConfig};
 use crate::data::image_io::{GridOptions, grid, save_folder, save_png};
-use crate::data::samples::write_samples;
+use crate::data::samples::{SETTINGS, labels_in_turn, write_samples};
 use crate::data::{ImageShape, from_unit};
 use crate::diffusion::GuidanceChannels;
 use crate::error::{Error, Result};
@@ -92,7 +92,7 @@ pub fn sample(arguments: &SampleArguments, common: &Common) -> Result<()> {
         let architecture = arguments.reading.architecture(file)?;
         let sizes = &architecture.dit;
         let classes = classes(arguments, sizes)?;
-        let labels = labels(&classes, arguments.count);
+        let labels = labels_in_turn(&classes, arguments.count);
         let shape =
             ImageShape { channels: sizes.in_channels, height: sizes.input_size, width: sizes.input_size };
         if ![1, 3].contains(&shape.channels) {
@@ -231,22 +231,6 @@ fn classes(arguments: &SampleArguments, sizes: &DitConfig) -> Result<Vec<usize>>
     }
     Ok(classes)
 }
-
-/// Labels of the first `count` images.
-fn labels(classes: &[usize], count: usize) -> Vec<usize> {
-    classes.iter().copied().cycle().take(count).collect()
-}
-
-/// Labels of the images in a folder, where it was written by this command and holds `count` images from the first on.
-pub fn labels_of_folder(folder: &Path, count: usize) -> Option<Vec<usize>> {
-    let settings: Value = serde_json::from_str(&fs::read_to_string(folder.join(SETTINGS)).ok()?).ok()?;
-    let classes: Vec<usize> = serde_json::from_value(settings.get("classes")?.clone()).ok()?;
-    let whole = !classes.is_empty() && folder.join(format!("{:06}.png", count.checked_sub(1)?)).exists();
-    whole.then(|| labels(&classes, count))
-}
-
-/// Beside the images of a folder: what decided them.
-const SETTINGS: &str = "sample.json";
 
 /// Where the images of an unfinished file are kept.
 fn parts_folder(out: &Path) -> PathBuf {

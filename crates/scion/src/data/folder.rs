@@ -95,6 +95,18 @@ pub fn open_folder(dir: &Path, options: &FolderOptions) -> Result<(ImageSet, Fol
     assemble(dir, options, decoder, listing, outcomes)
 }
 
+/// Width and height of the first image of a flat folder that has a sound header.
+///
+/// # Errors
+/// `Invalid`, naming the folder, if there is none; `Io` if it cannot be listed.
+pub fn first_size(dir: &Path) -> Result<(usize, usize)> {
+    let paths = images_in(dir)?;
+    let first = paths.iter().find_map(|path| open(path).ok());
+    let first = first.ok_or_else(|| Error::invalid(dir, "every image is broken"))?;
+    let (width, height) = first.0.dimensions();
+    Ok((width as usize, height as usize))
+}
+
 /// Keeps the good images of a listing, or refuses it.
 fn assemble(
     dir: &Path,

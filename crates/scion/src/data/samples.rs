@@ -1,44 +1,154 @@
 //! Sample files in the layout of ADM's evaluation (openai/guided-diffusion `evaluations/`): an `.npz` with
 //! `arr_0`, u8 [N, H, W, C], and class labels, if any, in `arr_1`, i64 [N].
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
 
 use super::image_set::{ImageSet, ImageShape, Origins, UNLABELLED};
 use super::raster::Raster;
 use crate::error::{Error, Result};
-use crate::metrics::npz::{NpyArray, NpyData, Npz, write_npz};
+use crate::metrics::npz::{Kind, NpyArray, NpyData, Npz, write_npz};
 
-/// Reads a sample file. Without `arr_1` every label is 0, of the class "unlabelled"; with it, classes are
-/// named by their numbers.
-///
-/// # Errors
-/// `Io` or `Invalid`, naming the file and the array: not an npz, no `arr_0`, wrong type or shape.
-pub fn read_samples(path: &Path) -> Result<ImageSet> {
-    let mut npz = Npz::open(path)?;
-    let images = npz.array("arr_0")?;
-    let (&[n, height, width, channels @ (1 | 3)], NpyData::U8(pixels)) =
-        (images.shape.as_slice(), &images.data)
-    else {
-        let found = format!("{} {:?}", images.data.kind(), images.shape);
-        return Err(Error::invalid(path, format!("arr_0 is {found}, expected u8 [N, H, W, 1 or 3]")));
-    };
-    let shape = ImageShape { channels, height, width };
-    if shape.is_empty() {
-        return Err(Error::invalid(
-            path,
-            format!("arr_0 has shape {:?}: images without pixels", images.shape),
-        ));
+/// The header of a sample file; its pixels are read in blocks, since those of a full evaluation (50,000 images)
+/// take gigabytes.
+#[derive(Clone, Debug)]
+pub struct SampleFile {
+    path: PathBuf,
+    count: usize,
+    shape: ImageShape,
+    kind: Kind,
+    labels: Option<Vec<usize>>,
+}
+
+/// What became of float pixels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Clipping {
+    /// Values below 0 or above 255, which were clipped.
+    pub clipped: usize,
+    /// All values.
+    pub total: usize,
+}
+
+impl SampleFile {
+    /// Reads the header: `arr_0` is u8 or a float type, [N, H, W, 1 or 3]; `arr_1`, if there, i64 [N].
+    ///
+    /// # Errors
+    /// `Io` or `Invalid`, naming the file and the array: not an npz, no `arr_0`, wrong type or shape.
+    pub fn open(path: &Path) -> Result<Self> {
+        let mut npz = Npz::open(path)?;
+        let (found, kind) = npz.stream("arr_0", |values| Ok((values.shape().to_vec(), values.kind())))?;
+        let (&[count, height, width, channels @ (1 | 3)], false) = (found.as_slice(), kind == Kind::I64)
+        else {
+            let detail = format!("arr_0 is {kind} {found:?}, expected u8 or floats, [N, H, W, 1 or 3]");
+            return Err(Error::invalid(path, detail));
+        };
+        let shape = ImageShape { channels, height, width };
+        if shape.is_empty() || count == 0 {
+            let what = if count == 0 { "no images" } else { "images without pixels" };
+            return Err(Error::invalid(path, format!("arr_0 has shape {found:?}: {what}")));
+        }
+        let labels = match npz.holds("arr_1") {
+            true => Some(labels(path, &npz.array("arr_1")?, count)?),
+            false => None,
+        };
+        Ok(Self { path: path.into(), count, shape, kind, labels })
     }
-    let planes = pixels
+
+    /// Number of images.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The shape of every image.
+    pub fn shape(&self) -> ImageShape {
+        self.shape
+    }
+
+    /// Class of each image, [N], where the file tells it.
+    pub fn labels(&self) -> Option<&[usize]> {
+        self.labels.as_deref()
+    }
+
+    /// Passes all images, u8 [n, C, H, W] with n at most `block`, in order. Float values are taken as 0 to 255,
+    /// clipped and rounded.
+    ///
+    /// # Errors
+    /// Those of `f`; `Invalid` where the data are damaged, a value is not a number, or float values lie between
+    /// -1 and 1, so that they are no pixels from 0 to 255.
+    pub fn for_each_block(&self, block: usize, mut f: impl FnMut(&[u8]) -> Result<()>) -> Result<Clipping> {
+        let mut clipping = Clipping::default();
+        let mut largest = 0f32;
+        // The archive's error and the caller's are of different types; the caller's waits here.
+        let mut failed = Ok(());
+        Npz::open(&self.path)?.stream("arr_0", |values| {
+            for begin in (0..self.count).step_by(block) {
+                let wanted = block.min(self.count - begin) * self.shape.len();
+                let bytes = match self.kind {
+                    Kind::U8 => values.next_bytes(wanted)?,
+                    _ => {
+                        let floats = values.next_f32(wanted)?;
+                        if let Some(i) = floats.iter().position(|v| v.is_nan()) {
+                            return Err(format!("not a number in image {}", begin + i / self.shape.len()));
+                        }
+                        largest = floats.iter().fold(largest, |l, v| l.max(v.abs()));
+                        clipping.clipped += floats.iter().filter(|v| !(0.0..=255.0).contains(*v)).count();
+                        floats.into_iter().map(|v| v.clamp(0.0, 255.0).round() as u8).collect()
+                    }
+                };
+                clipping.total += bytes.len();
+                failed = f(&planes(&bytes, self.shape));
+                if failed.is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        })?;
+        failed?;
+        // A sampler's range is [-1, 1]; unclipped values pass it by a little.
+        if self.kind != Kind::U8 && largest <= 2.0 {
+            let detail = format!("arr_0 holds values up to {largest} in size, expected pixels from 0 to 255");
+            return Err(Error::invalid(&self.path, detail));
+        }
+        Ok(clipping)
+    }
+}
+
+/// Pixels of whole images, from [n, H, W, C] to [n, C, H, W].
+fn planes(pixels: &[u8], shape: ImageShape) -> Vec<u8> {
+    let ImageShape { channels, height, width } = shape;
+    pixels
         .chunks_exact(shape.len())
         .flat_map(|image| Raster { width, height, channels, data: image.to_vec() }.to_planes())
-        .collect();
-    let (labels, class_names) = match npz.names().iter().any(|name| name == "arr_1") {
-        true => labels(path, &npz.array("arr_1")?, n)?,
-        false => (vec![0; n], vec![UNLABELLED.into()]),
+        .collect()
+}
+
+/// Reads a sample file into memory. Without `arr_1` every label is 0, of the class "unlabelled"; with it, classes
+/// are named by their numbers.
+///
+/// # Errors
+/// As [`SampleFile::open`] and [`SampleFile::for_each_block`]; `Invalid` also where `arr_0` is not u8.
+pub fn read_samples(path: &Path) -> Result<ImageSet> {
+    let file = SampleFile::open(path)?;
+    if file.kind != Kind::U8 {
+        return Err(Error::invalid(path, format!("arr_0 is {}, expected u8", file.kind)));
+    }
+    let mut pixels = Vec::new();
+    file.for_each_block(256, |block| {
+        pixels.extend_from_slice(block);
+        Ok(())
+    })?;
+    let SampleFile { count: n, shape, labels, .. } = file;
+    let (labels, class_names) = match labels {
+        Some(labels) => {
+            let classes = labels.iter().max().map_or(0, |max| max + 1);
+            (labels, (0..classes).map(|class| class.to_string()).collect())
+        }
+        None => (vec![0; n], vec![UNLABELLED.into()]),
     };
     let origins = Origins::Rows { source: path.display().to_string(), rows: (0..n).collect() };
-    ImageSet::from_memory(shape, planes, labels, class_names, origins)
+    ImageSet::from_memory(shape, pixels, labels, class_names, origins)
 }
 
 /// Writes images [N, C, H, W] as a sample file, with labels [N] if given. The file is whole or absent.
@@ -69,7 +179,24 @@ pub fn write_samples(path: &Path, pixels: &[u8], shape: ImageShape, labels: Opti
     }
 }
 
-fn labels(path: &Path, array: &NpyArray, n: usize) -> Result<(Vec<usize>, Vec<String>)> {
+/// Beside the images of a folder that `scion sample` wrote: what decided them.
+pub(crate) const SETTINGS: &str = "sample.json";
+
+/// Labels of the first `count` images drawn of some classes in turn.
+pub(crate) fn labels_in_turn(classes: &[usize], count: usize) -> Vec<usize> {
+    classes.iter().copied().cycle().take(count).collect()
+}
+
+/// Labels of the images in a folder, where it was written by `scion sample` and holds `count` images from the first
+/// on.
+pub(crate) fn labels_of_folder(folder: &Path, count: usize) -> Option<Vec<usize>> {
+    let settings: Value = serde_json::from_str(&fs::read_to_string(folder.join(SETTINGS)).ok()?).ok()?;
+    let classes: Vec<usize> = serde_json::from_value(settings.get("classes")?.clone()).ok()?;
+    let whole = !classes.is_empty() && folder.join(format!("{:06}.png", count.checked_sub(1)?)).exists();
+    whole.then(|| labels_in_turn(&classes, count))
+}
+
+fn labels(path: &Path, array: &NpyArray, n: usize) -> Result<Vec<usize>> {
     let NpyData::I64(values) = &array.data else {
         return Err(Error::invalid(path, format!("arr_1 (labels) is {}, expected i64", array.data.kind())));
     };
@@ -80,13 +207,11 @@ fn labels(path: &Path, array: &NpyArray, n: usize) -> Result<(Vec<usize>, Vec<St
         ));
     }
     // ImageNet-21k, the largest labelled set in use, has under 2^15 classes.
-    let labels = values
+    values
         .iter()
         .map(|&label| usize::try_from(label).ok().filter(|&label| label < 1 << 20))
         .collect::<Option<Vec<_>>>()
-        .ok_or_else(|| Error::invalid(path, "arr_1 holds a label below 0 or above 2^20"))?;
-    let classes = labels.iter().max().map_or(0, |max| max + 1);
-    Ok((labels, (0..classes).map(|class| class.to_string()).collect()))
+        .ok_or_else(|| Error::invalid(path, "arr_1 holds a label below 0 or above 2^20"))
 }
 
 #[cfg(test)]
@@ -117,12 +242,38 @@ mod tests {
             read_samples(&path).unwrap_err().to_string()
         };
         let floats = NpyArray { shape: vec![1, 1, 1, 1], data: NpyData::F32(vec![0.0]) };
-        assert!(message(&[("arr_0", &floats)]).contains("arr_0 is f32 [1, 1, 1, 1], expected u8"));
+        assert!(message(&[("arr_0", &floats)]).contains("arr_0 is f32, expected u8"));
+        let flat = NpyArray { shape: vec![4], data: NpyData::U8(vec![0; 4]) };
+        assert!(message(&[("arr_0", &flat)]).contains("arr_0 is u8 [4], expected u8 or floats, [N, H"));
+        let none = NpyArray { shape: vec![0, 2, 2, 1], data: NpyData::U8(vec![]) };
+        assert!(message(&[("arr_0", &none)]).contains("no images"));
         assert!(message(&[("images", &floats)]).contains("no array arr_0; it holds images"));
         let pixels = NpyArray { shape: vec![1, 1, 1, 1], data: NpyData::U8(vec![0]) };
         let label = NpyArray { shape: vec![1], data: NpyData::I64(vec![-1]) };
         assert!(message(&[("arr_0", &pixels), ("arr_1", &label)]).contains("label below 0"));
         let many = NpyArray { shape: vec![2], data: NpyData::I64(vec![0, 0]) };
         assert!(message(&[("arr_0", &pixels), ("arr_1", &many)]).contains("expected [1]"));
+    }
+
+    #[test]
+    fn float_pixels_are_clipped_and_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("samples.npz");
+        let read = |values: Vec<f32>| {
+            let array = NpyArray { shape: vec![values.len(), 1, 1, 1], data: NpyData::F32(values) };
+            write_npz(&path, &[("arr_0", &array)]).unwrap();
+            let mut pixels = Vec::new();
+            let clipping = SampleFile::open(&path).unwrap().for_each_block(2, |block| {
+                pixels.extend_from_slice(block);
+                Ok(())
+            });
+            clipping.map(|clipping| (pixels, clipping))
+        };
+        let (pixels, clipping) = read(vec![-3.0, 0.6, 254.4, 255.0, 300.0]).unwrap();
+        assert_eq!((pixels, clipping), (vec![0, 1, 254, 255, 255], Clipping { clipped: 2, total: 5 }));
+        let nan = read(vec![1.0, 2.0, 3.0, f32::NAN]).unwrap_err().to_string();
+        assert!(nan.contains("arr_0 is not a number in image 3"), "{nan}");
+        let unit = read(vec![-1.0, 1.02]).unwrap_err().to_string();
+        assert!(unit.contains("up to 1.02 in size, expected pixels from 0 to 255"), "{unit}");
     }
 }

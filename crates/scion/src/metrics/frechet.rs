@@ -9,8 +9,12 @@ use rand_chacha::rand_core::SeedableRng;
 
 use super::Estimate;
 use super::features::Features;
-use super::gaussian::GaussianStats;
+use super::frechet_delta;
+use super::gaussian::{GaussianStats, Moments};
 use crate::error::{Error, Result};
+
+/// Up to this many dimensions a jackknife's decompositions are cheap.
+const JACKKNIFE_DIMENSIONS: usize = 512;
 
 /// Fréchet distance of two feature distributions; never negative.
 ///
@@ -19,18 +23,18 @@ use crate::error::{Error, Result};
 /// never squared: accurate where a general matrix square root is not.
 ///
 /// # Errors
-/// `Usage` if the dimensions differ, either has fewer than two rows, or a decomposition fails.
-pub fn frechet_distance(a: &GaussianStats, b: &GaussianStats) -> Result<f64> {
-    distance(&Gaussian::new(a)?, &Gaussian::new(b)?)
+/// `Usage` if the dimensions differ or a decomposition fails.
+pub fn frechet_distance(a: &Moments, b: &Moments) -> Result<f64> {
+    Gaussian::new(a)?.distance(&Gaussian::new(b)?)
 }
 
-/// What samples are compared with.
+/// One side of a comparison.
 #[derive(Clone, Copy, Debug)]
-pub enum Reference<'a> {
-    /// Rows: their sampling error counts too.
-    Features(&'a Features),
-    /// Stored statistics, taken as exact.
-    Stats(&'a GaussianStats),
+pub struct Sampled<'a> {
+    /// The Gaussian of the rows, or a stored one.
+    pub gaussian: &'a Gaussian,
+    /// The rows, whose sampling error counts; a stored Gaussian without them is taken as exact.
+    pub rows: Option<&'a Features>,
 }
 
 /// How the standard error is estimated.
@@ -48,43 +52,53 @@ impl Default for JackknifeOptions {
     }
 }
 
-/// Fréchet distance with its standard error by the delete-a-block jackknife.
+/// Fréchet distance with its standard error, by the delete-a-block jackknife up to 512 dimensions and by
+/// the delta method above.
 ///
 /// Rows are dealt at random (rows in class order would make blocks of one class) into blocks; the distance
 /// is taken again without each. With B blocks the variance is (B - 1)/B · Σ (θ₋ᵦ - mean)²; samples and
-/// reference rows are independent, so their variances add. It measures sampling noise, not the upward
+/// reference rows are independent, so their variances add. The delta method takes the distance's
+/// derivative instead, at the cost of one decomposition. Either measures sampling noise, not the upward
 /// bias of the distance at small N: compare models at equal N.
 ///
 /// # Errors
 /// As [`frechet_distance`]; `Usage` also for fewer than 2 blocks or fewer than 4 rows.
 pub fn frechet_with_error(
-    samples: &Features,
-    reference: Reference<'_>,
+    samples: Sampled<'_>,
+    reference: Sampled<'_>,
     options: &JackknifeOptions,
 ) -> Result<Estimate> {
-    let sample_stats = Gaussian::new(&GaussianStats::of(samples))?;
-    let reference_stats = match reference {
-        Reference::Features(rows) => Gaussian::new(&GaussianStats::of(rows))?,
-        Reference::Stats(stats) => Gaussian::new(stats)?,
-    };
-    let mut variance = jackknife(samples, &reference_stats, options)?;
-    if let Reference::Features(rows) = reference {
-        variance += jackknife(rows, &sample_stats, options)?;
+    let [a, b] = [samples, reference];
+    if a.gaussian.dim() > JACKKNIFE_DIMENSIONS {
+        a.gaussian.check_dim(b.gaussian)?;
+        return frechet_delta::estimate(a, b);
     }
-    Ok(Estimate { value: distance(&sample_stats, &reference_stats)?, stderr: variance.sqrt() })
+    let mut variance = 0.0;
+    for (side, other) in [(a, b), (b, a)] {
+        if let Some(rows) = side.rows {
+            variance += jackknife(rows, other.gaussian, options)?;
+        }
+    }
+    Ok(Estimate { value: a.gaussian.distance(b.gaussian)?, stderr: variance.sqrt() })
 }
 
-/// Mean, trace and a square root of the covariance: `root` is [r, D] with rootᵀ·root = Σ.
-struct Gaussian {
-    mean: Vec<f64>,
-    trace: f64,
-    root: Mat<f64>,
+/// A Gaussian made ready for distances: mean, trace and a square root of the covariance.
+#[derive(Clone, Debug)]
+pub struct Gaussian {
+    pub(super) mean: Vec<f64>,
+    pub(super) trace: f64,
+    /// [r, D], with rootᵀ·root = Σ and orthogonal rows; r is the covariance's rank.
+    pub(super) root: Mat<f64>,
 }
 
 impl Gaussian {
-    fn new(stats: &GaussianStats) -> Result<Self> {
-        let covariance = stats.covariance()?;
-        let d = stats.dim();
+    /// Decomposes a covariance.
+    ///
+    /// # Errors
+    /// `Usage` if that fails.
+    pub fn new(moments: &Moments) -> Result<Self> {
+        let covariance = moments.covariance();
+        let d = moments.dim();
         let trace = (0..d).map(|i| covariance[(i, i)]).sum();
         let eigen = covariance
             .self_adjoint_eigen(Side::Lower)
@@ -95,30 +109,61 @@ impl Gaussian {
         let noise = d as f64 * f64::EPSILON * largest;
         let first = values.partition_point(|&value| value <= noise);
         let root = Mat::from_fn(d - first, d, |i, j| values[first + i].sqrt() * eigen.U()[(j, first + i)]);
-        Ok(Self { mean: stats.mean().to_vec(), trace, root })
+        Ok(Self { mean: moments.mean().to_vec(), trace, root })
+    }
+
+    /// Of all rows of a set.
+    ///
+    /// # Errors
+    /// `Usage` with fewer than two rows, or if the decomposition fails.
+    pub fn of(features: &Features) -> Result<Self> {
+        Self::new(&Moments::of(features)?)
+    }
+
+    /// Dimensions of a row.
+    pub fn dim(&self) -> usize {
+        self.mean.len()
+    }
+
+    /// Fréchet distance to another.
+    ///
+    /// # Errors
+    /// `Usage` if the dimensions differ or a decomposition fails.
+    pub fn distance(&self, other: &Self) -> Result<f64> {
+        self.check_dim(other)?;
+        let product = self.product(other);
+        let overlap: f64 = match product.nrows().min(product.ncols()) {
+            0 => 0.0,
+            _ => product.singular_values().map_err(|e| no_singular_values(&e))?.iter().sum(),
+        };
+        Ok(self.distance_of(other, overlap))
+    }
+
+    fn check_dim(&self, other: &Self) -> Result<()> {
+        if self.dim() == other.dim() {
+            return Ok(());
+        }
+        let (a, b) = (self.dim(), other.dim());
+        Err(Error::Usage(format!("Fréchet distance between features of {a} and of {b} dimensions")))
+    }
+
+    /// Σ1^½ Σ2^½ between the two ranges, [r1, r2].
+    pub(super) fn product(&self, other: &Self) -> Mat<f64> {
+        let mut product = Mat::zeros(self.root.nrows(), other.root.nrows());
+        let par = get_global_parallelism();
+        matmul(product.as_mut(), Accum::Replace, &self.root, other.root.transpose(), 1.0, par);
+        product
+    }
+
+    /// The distance, from tr (Σ1 Σ2)^½.
+    pub(super) fn distance_of(&self, other: &Self, overlap: f64) -> f64 {
+        let shift: f64 = self.mean.iter().zip(&other.mean).map(|(x, y)| (x - y) * (x - y)).sum();
+        (shift + self.trace + other.trace - 2.0 * overlap).max(0.0)
     }
 }
 
-fn distance(a: &Gaussian, b: &Gaussian) -> Result<f64> {
-    if a.mean.len() != b.mean.len() {
-        return Err(Error::Usage(format!(
-            "Fréchet distance between features of {} and of {} dimensions",
-            a.mean.len(),
-            b.mean.len()
-        )));
-    }
-    let shift: f64 = a.mean.iter().zip(&b.mean).map(|(x, y)| (x - y) * (x - y)).sum();
-    let mut product = Mat::zeros(a.root.nrows(), b.root.nrows());
-    matmul(product.as_mut(), Accum::Replace, &a.root, b.root.transpose(), 1.0, get_global_parallelism());
-    let overlap: f64 = match product.nrows().min(product.ncols()) {
-        0 => 0.0,
-        _ => product
-            .singular_values()
-            .map_err(|e| Error::Usage(format!("Fréchet distance: no singular values ({e:?})")))?
-            .iter()
-            .sum(),
-    };
-    Ok((shift + a.trace + b.trace - 2.0 * overlap).max(0.0))
+pub(super) fn no_singular_values(error: &impl std::fmt::Debug) -> Error {
+    Error::Usage(format!("Fréchet distance: no singular values ({error:?})"))
 }
 
 /// Variance of the distance from `rows` to `other`, as far as the choice of rows goes.
@@ -146,7 +191,7 @@ fn jackknife(rows: &Features, other: &Gaussian, options: &JackknifeOptions) -> R
             for (_, part) in parts.iter().enumerate().filter(|(block, _)| *block != left_out) {
                 rest.merge(part)?;
             }
-            distance(&Gaussian::new(&rest)?, other)
+            Gaussian::new(&rest.moments()?)?.distance(other)
         })
         .collect::<Result<Vec<f64>>>()?;
     let mean = replicates.iter().sum::<f64>() / blocks as f64;
@@ -166,6 +211,13 @@ mod tests {
         Features::new(d, (0..n * d).map(|_| value() + shift).collect()).unwrap()
     }
 
+    fn with_error(x: &Features, y: &Features) -> Estimate {
+        let [a, b] = [x, y].map(|rows| Gaussian::of(rows).unwrap());
+        let samples = Sampled { gaussian: &a, rows: Some(x) };
+        frechet_with_error(samples, Sampled { gaussian: &b, rows: Some(y) }, &JackknifeOptions::default())
+            .unwrap()
+    }
+
     /// Golden values in 60 digits, and by SciPy's `sqrtm` where that is accurate (`scripts/fixtures/metrics.py`).
     #[test]
     fn distance_equals_the_reference() {
@@ -173,7 +225,7 @@ mod tests {
             [("random", 1e-12), ("nearly-singular", 1e-9), ("singular", 1e-12), ("relu", 1e-10)]
         {
             let [x, y] = fixture_features(name);
-            let found = frechet_distance(&GaussianStats::of(&x), &GaussianStats::of(&y)).unwrap();
+            let found = frechet_distance(&Moments::of(&x).unwrap(), &Moments::of(&y).unwrap()).unwrap();
             let exact = expected(name, "frechet");
             assert!((found / exact - 1.0).abs() < tolerance, "{name}: {found}, exactly {exact}");
             let scipy = expected(name, "frechet_scipy");
@@ -184,12 +236,12 @@ mod tests {
     #[test]
     fn same_distribution_is_at_zero() {
         for name in ["random", "singular"] {
-            let stats = GaussianStats::of(&fixture_features(name)[0]);
-            let found = frechet_distance(&stats, &stats).unwrap();
+            let moments = Moments::of(&fixture_features(name)[0]).unwrap();
+            let found = frechet_distance(&moments, &moments).unwrap();
             assert!((0.0..1e-10).contains(&found), "{name}: {found}");
         }
-        let constant = GaussianStats::of(&Features::new(2, vec![1.0; 8]).unwrap());
-        let shifted = GaussianStats::of(&Features::new(2, vec![4.0; 8]).unwrap());
+        let [constant, shifted] =
+            [1.0, 4.0].map(|value| Moments::of(&Features::new(2, vec![value; 8]).unwrap()).unwrap());
         assert_eq!(frechet_distance(&constant, &shifted).unwrap(), 18.0);
     }
 
@@ -199,7 +251,7 @@ mod tests {
         let estimates: Vec<Estimate> = (0..60)
             .map(|_| {
                 let (x, y) = (normal(300, 6, 0.3, &mut rng), normal(300, 6, 0.0, &mut rng));
-                frechet_with_error(&x, Reference::Features(&y), &JackknifeOptions::default()).unwrap()
+                with_error(&x, &y)
             })
             .collect();
         let count = estimates.len() as f64;
@@ -212,25 +264,41 @@ mod tests {
     #[test]
     fn exact_statistics_leave_only_the_samples_error() {
         let [x, y] = fixture_features("relu");
-        let stats = GaussianStats::of(&y);
-        let options = JackknifeOptions::default();
-        let both = frechet_with_error(&x, Reference::Features(&y), &options).unwrap();
-        let one = frechet_with_error(&x, Reference::Stats(&stats), &options).unwrap();
+        let [a, b] = [&x, &y].map(|rows| Gaussian::of(rows).unwrap());
+        let samples = Sampled { gaussian: &a, rows: Some(&x) };
+        let both = with_error(&x, &y);
+        let exact = Sampled { gaussian: &b, rows: None };
+        let one = frechet_with_error(samples, exact, &JackknifeOptions::default()).unwrap();
         assert_eq!(both.value, one.value);
         assert!(0.0 < one.stderr && one.stderr < both.stderr);
     }
 
     #[test]
+    fn order_of_rows_and_of_dimensions_does_not_matter() {
+        let [x, y] = fixture_features("random");
+        let straight = frechet_distance(&Moments::of(&x).unwrap(), &Moments::of(&y).unwrap()).unwrap();
+        let backwards = |rows: &Features| {
+            let mut data = rows.as_slice().to_vec();
+            data.reverse();
+            Moments::of(&Features::new(rows.dim(), data).unwrap()).unwrap()
+        };
+        let turned = frechet_distance(&backwards(&x), &backwards(&y)).unwrap();
+        assert!((turned / straight - 1.0).abs() < 1e-12, "{turned} {straight}");
+        let swapped = frechet_distance(&backwards(&y), &backwards(&x)).unwrap();
+        assert!((swapped / straight - 1.0).abs() < 1e-12, "{swapped} {straight}");
+    }
+
+    #[test]
     fn impossible_comparisons_are_refused() {
         let [x, _] = fixture_features("random");
-        let stats = GaussianStats::of(&x);
-        let other = GaussianStats::of(&Features::new(1, vec![0.0, 1.0]).unwrap());
+        let moments = Moments::of(&x).unwrap();
+        let other = Moments::of(&Features::new(1, vec![0.0, 1.0]).unwrap()).unwrap();
         assert!(
-            frechet_distance(&stats, &other).unwrap_err().to_string().contains("of 12 and of 1 dimensions")
+            frechet_distance(&moments, &other).unwrap_err().to_string().contains("of 12 and of 1 dimensions")
         );
-        let one_row = GaussianStats::of(&Features::new(12, vec![0.0; 12]).unwrap());
-        assert!(frechet_distance(&stats, &one_row).is_err());
-        let one_block = JackknifeOptions { blocks: 1, seed: 0 };
-        assert!(frechet_with_error(&x, Reference::Stats(&stats), &one_block).is_err());
+        assert!(Gaussian::of(&Features::new(12, vec![0.0; 12]).unwrap()).is_err());
+        let gaussian = Gaussian::of(&x).unwrap();
+        let side = Sampled { gaussian: &gaussian, rows: Some(&x) };
+        assert!(frechet_with_error(side, side, &JackknifeOptions { blocks: 1, seed: 0 }).is_err());
     }
 }

@@ -17,6 +17,77 @@ pub struct GaussianStats {
     scatter: Mat<f64>,
 }
 
+/// Mean [D] and unbiased covariance [D, D] of feature rows: what reference files hold.
+#[derive(Clone, Debug)]
+pub struct Moments {
+    count: Option<usize>,
+    mean: Vec<f64>,
+    covariance: Mat<f64>,
+}
+
+impl Moments {
+    /// From stored values: mean [D], covariance [D, D], and the number of rows behind them where the file
+    /// tells it.
+    ///
+    /// # Errors
+    /// `Usage` if the lengths disagree, a value is not finite, or the covariance is not symmetric.
+    pub fn new(count: Option<usize>, mean: Vec<f64>, covariance: &[f64]) -> Result<Self> {
+        let d = mean.len();
+        if d == 0 || covariance.len() != d * d {
+            let found = covariance.len();
+            return Err(Error::Usage(format!(
+                "stored statistics: a mean of {d} values and a covariance of {found}, expected {}",
+                d * d
+            )));
+        }
+        if mean.iter().chain(covariance).any(|v| !v.is_finite()) {
+            return Err(Error::Usage("stored statistics: a value is not finite".into()));
+        }
+        let rows = MatRef::from_row_major_slice(covariance, d, d);
+        let largest = (0..d).map(|i| rows[(i, i)]).fold(0.0, f64::max);
+        for (i, j) in (0..d).flat_map(|i| (0..i).map(move |j| (i, j))) {
+            // Some programs store f32, whose rounding is forgiven; another matrix is not.
+            if (rows[(i, j)] - rows[(j, i)]).abs() > 1e-3 * largest {
+                let (a, b) = (rows[(i, j)], rows[(j, i)]);
+                return Err(Error::Usage(format!(
+                    "stored statistics: no covariance, element ({i}, {j}) is {a} and ({j}, {i}) is {b}"
+                )));
+            }
+        }
+        // Halving with the transpose evens out the rounding of whoever stored it.
+        let covariance = Mat::from_fn(d, d, |i, j| 0.5 * (rows[(i, j)] + rows[(j, i)]));
+        Ok(Self { count, mean, covariance })
+    }
+
+    /// Of all rows of a set.
+    ///
+    /// # Errors
+    /// `Usage` with fewer than two rows.
+    pub fn of(features: &Features) -> Result<Self> {
+        GaussianStats::of(features).moments()
+    }
+
+    /// Number of rows behind the moments, where it is known.
+    pub fn count(&self) -> Option<usize> {
+        self.count
+    }
+
+    /// Dimensions of a row.
+    pub fn dim(&self) -> usize {
+        self.mean.len()
+    }
+
+    /// Mean, [D].
+    pub fn mean(&self) -> &[f64] {
+        &self.mean
+    }
+
+    /// Covariance, [D, D], symmetric.
+    pub fn covariance(&self) -> MatRef<'_, f64> {
+        self.covariance.as_ref()
+    }
+}
+
 impl GaussianStats {
     /// Of no rows yet, in `d` dimensions.
     pub fn new(d: usize) -> Self {
@@ -28,29 +99,6 @@ impl GaussianStats {
         let mut stats = Self::new(features.dim());
         stats.accumulate(features.as_slice());
         stats
-    }
-
-    /// From stored moments, as in ADM's reference files: mean [D], unbiased covariance [D, D] of `n` rows.
-    ///
-    /// # Errors
-    /// `Usage` if the lengths disagree, a value is not finite, or `n` is below 2.
-    pub fn from_moments(n: usize, mean: Vec<f64>, covariance: &[f64]) -> Result<Self> {
-        let d = mean.len();
-        if n < 2 || d == 0 || covariance.len() != d * d {
-            let found = covariance.len();
-            return Err(Error::Usage(format!(
-                "stored statistics: {n} rows, mean of {d}, covariance of {found} values; expected at least 2 rows \
-                 and {} values",
-                d * d
-            )));
-        }
-        if mean.iter().chain(covariance).any(|v| !v.is_finite()) {
-            return Err(Error::Usage("stored statistics: a value is not finite".into()));
-        }
-        let rows = MatRef::from_row_major_slice(covariance, d, d);
-        // Halving with the transpose forgives the rounding of whoever stored it.
-        let scatter = Mat::from_fn(d, d, |i, j| 0.5 * (rows[(i, j)] + rows[(j, i)]) * (n - 1) as f64);
-        Ok(Self { n, mean, scatter })
     }
 
     /// Adds rows.
@@ -88,11 +136,11 @@ impl GaussianStats {
         &self.mean
     }
 
-    /// Unbiased covariance (divided by n - 1), [D, D].
+    /// Mean and unbiased covariance (divided by n - 1).
     ///
     /// # Errors
     /// `Usage` with fewer than two rows.
-    pub fn covariance(&self) -> Result<Mat<f64>> {
+    pub fn moments(&self) -> Result<Moments> {
         if self.n < 2 {
             return Err(Error::Usage(format!(
                 "covariance of {} feature row(s); at least 2 are needed",
@@ -100,7 +148,10 @@ impl GaussianStats {
             )));
         }
         let scale = 1.0 / (self.n - 1) as f64;
-        Ok(Mat::from_fn(self.dim(), self.dim(), |i, j| self.scatter[(i, j)] * scale))
+        // One triangle is taken for both, lest rounding make them differ.
+        let entry = |i: usize, j: usize| self.scatter[(i.max(j), i.min(j))] * scale;
+        let covariance = Mat::from_fn(self.dim(), self.dim(), entry);
+        Ok(Moments { count: Some(self.n), mean: self.mean.clone(), covariance })
     }
 
     fn check_dim(&self, d: usize) -> Result<()> {
@@ -184,7 +235,8 @@ mod tests {
         streamed.merge(&GaussianStats::of(&features(1900..3000))).unwrap();
         let expected = naive_covariance(&all);
         for stats in [GaussianStats::of(&all), streamed] {
-            let covariance = stats.covariance().unwrap();
+            let moments = stats.moments().unwrap();
+            let covariance = moments.covariance();
             assert_eq!(stats.count(), 3000);
             for (found, expected) in
                 [covariance[(0, 0)], covariance[(1, 0)], covariance[(1, 1)]].into_iter().zip(expected)
@@ -196,18 +248,20 @@ mod tests {
 
     #[test]
     fn stored_moments_come_back() {
-        let stats = GaussianStats::of(&features(0..50));
-        let covariance = stats.covariance().unwrap();
+        let moments = Moments::of(&features(0..50)).unwrap();
+        let covariance = moments.covariance();
         let flat: Vec<f64> = (0..4).map(|i| covariance[(i / 2, i % 2)]).collect();
-        let restored = GaussianStats::from_moments(50, stats.mean().to_vec(), &flat).unwrap();
-        assert!((restored.covariance().unwrap()[(0, 1)] - flat[1]).abs() < 1e-12);
-        assert!(GaussianStats::from_moments(50, vec![0.0], &flat).is_err());
-        assert!(GaussianStats::from_moments(50, vec![0.0, f64::NAN], &flat).is_err());
+        let restored = Moments::new(Some(50), moments.mean().to_vec(), &flat).unwrap();
+        assert!((restored.covariance()[(0, 1)] - flat[1]).abs() < 1e-12);
+        assert!(Moments::new(None, vec![0.0], &flat).is_err());
+        assert!(Moments::new(None, vec![0.0, f64::NAN], &flat).is_err());
+        let lopsided = Moments::new(None, vec![0.0; 2], &[1.0, 0.5, 0.2, 1.0]).unwrap_err().to_string();
+        assert!(lopsided.contains("element (1, 0) is 0.2 and (0, 1) is 0.5"), "{lopsided}");
     }
 
     #[test]
     fn too_little_or_mismatched_data_is_refused() {
-        assert!(GaussianStats::of(&features(0..1)).covariance().is_err());
+        assert!(GaussianStats::of(&features(0..1)).moments().is_err());
         let three = Features::new(3, vec![0.0; 3]).unwrap();
         assert!(GaussianStats::new(2).push(&three).unwrap_err().to_string().contains("3 dimensions"));
     }

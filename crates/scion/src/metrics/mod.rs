@@ -1,23 +1,34 @@
 //! Measures of generated images, over plain arrays of features or predictions; nothing here knows of
 //! models, images or recipes.
 //!
-//! [`Features`] rows come from any extractor. [`frechet`] is the Fréchet distance of two Gaussians,
-//! [`kid`] the kernel distance, [`accuracy`] the share a classifier gets right; each comes with its standard
-//! error. [`npz`] reads and writes NumPy archives.
+//! [`Features`] rows come from any extractor, [`FeatureFile`] holds them. [`frechet`] is the Fréchet distance of
+//! two Gaussians (FID and sFID in Inception's features), [`kid`] the kernel distance, [`neighbours`] precision,
+//! recall, density and coverage, [`inception_score`] the Inception Score, [`accuracy`] the share a classifier
+//! gets right; each comes with its standard error. [`StatsFile`] holds a reference's moments, [`npz`] reads and
+//! writes NumPy archives.
 
 pub mod accuracy;
+pub mod feature_file;
 pub mod features;
 pub mod frechet;
+mod frechet_delta;
 pub mod gaussian;
+pub mod inception_score;
 pub mod kid;
+pub mod neighbours;
 pub mod npy;
 pub mod npz;
+pub mod stats_file;
 
 pub use accuracy::Accuracy;
+pub use feature_file::FeatureFile;
 pub use features::Features;
-pub use frechet::{JackknifeOptions, Reference, frechet_distance, frechet_with_error};
-pub use gaussian::GaussianStats;
+pub use frechet::{Gaussian, JackknifeOptions, Sampled, frechet_distance, frechet_with_error};
+pub use gaussian::{GaussianStats, Moments};
+pub use inception_score::{InceptionScore, Splits, inception_score};
 pub use kid::{Kid, KidOptions, kernel_distance};
+pub use neighbours::{NeighbourOptions, NeighbourScores, Neighbourhoods};
+pub use stats_file::StatsFile;
 
 use serde::{Deserialize, Serialize};
 

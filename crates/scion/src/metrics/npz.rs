@@ -8,7 +8,7 @@ use zip::result::ZipError;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
-pub use super::npy::{NpyArray, NpyData};
+pub use super::npy::{Kind, NpyArray, NpyData, NpyStream};
 use crate::atomic::AtomicFile;
 use crate::error::{Error, Result};
 use crate::zip_output::ZipOutput;
@@ -49,11 +49,8 @@ impl Npz {
     /// `Invalid`, naming the file and the array, if it is missing (says what there is), damaged, of an
     /// unsupported type, or in Fortran order.
     pub fn array(&mut self, name: &str) -> Result<NpyArray> {
+        self.check(name)?;
         let path = &self.path;
-        if !self.names.iter().any(|held| held == name) {
-            let held = self.names.join(", ");
-            return Err(Error::invalid(path, format!("no array {name}; it holds {held}")));
-        }
         let damaged =
             |e: &dyn std::fmt::Display| Error::invalid(path, format!("array {name} is damaged: {e}"));
         let mut entry = self.archive.by_name(&format!("{name}.npy")).map_err(|e| damaged(&e))?;
@@ -62,6 +59,49 @@ impl Npz {
         entry.read_to_end(&mut bytes).map_err(|e| damaged(&e))?;
         NpyArray::parse(bytes).map_err(|reason| Error::invalid(path, format!("array {name} is {reason}")))
     }
+
+    /// Whether the archive holds an array of this name.
+    pub fn holds(&self, name: &str) -> bool {
+        self.names.iter().any(|held| held == name)
+    }
+
+    /// Lets `read` take one array in pieces, so that it is never held twice. What `read` calls wrong is put
+    /// behind "array NAME is …".
+    ///
+    /// # Errors
+    /// As [`Npz::array`], and those of `read`.
+    pub fn stream<T>(
+        &mut self,
+        name: &str,
+        read: impl FnOnce(&mut NpyStream<&mut dyn Read>) -> Result<T, String>,
+    ) -> Result<T> {
+        self.check(name)?;
+        let path = &self.path;
+        let wrong = |reason: String| Error::invalid(path, format!("array {name} is {reason}"));
+        let mut entry =
+            self.archive.by_name(&format!("{name}.npy")).map_err(|e| wrong(format!("damaged: {e}")))?;
+        let reader: &mut dyn Read = &mut entry;
+        NpyStream::new(reader).and_then(|mut stream| read(&mut stream)).map_err(wrong)
+    }
+}
+
+impl Npz {
+    fn check(&self, name: &str) -> Result<()> {
+        if self.holds(name) {
+            return Ok(());
+        }
+        let held = self.names.join(", ");
+        Err(Error::invalid(&self.path, format!("no array {name}; it holds {held}")))
+    }
+}
+
+/// How an archive's arrays are kept; NumPy reads both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packing {
+    /// As `numpy.savez_compressed`.
+    Deflated,
+    /// As `numpy.savez`: for values that do not compress.
+    Stored,
 }
 
 /// Writes arrays as a deflated `.npz` file: under a temporary name, synced, then renamed.
@@ -69,12 +109,24 @@ impl Npz {
 /// # Errors
 /// `Usage` if an array's shape does not fit its values; `Io` if the file cannot be written.
 pub fn write_npz(path: &Path, arrays: &[(&str, &NpyArray)]) -> Result<()> {
+    write_npz_as(path, arrays, Packing::Deflated)
+}
+
+/// As [`write_npz`], packed as told.
+///
+/// # Errors
+/// As [`write_npz`].
+pub fn write_npz_as(path: &Path, arrays: &[(&str, &NpyArray)], packing: Packing) -> Result<()> {
+    let method = match packing {
+        Packing::Deflated => CompressionMethod::Deflated,
+        Packing::Stored => CompressionMethod::Stored,
+    };
     let write_error = |e: std::io::Error| Error::io("write", path, e);
     let mut archive = ZipWriter::new(ZipOutput::new(BufWriter::new(AtomicFile::create(path)?)));
     for (name, array) in arrays {
         let bytes = array.to_bytes().map_err(|e| Error::Usage(format!("cannot write array {name}: {e}")))?;
         let options = SimpleFileOptions::default()
-            .compression_method(CompressionMethod::Deflated)
+            .compression_method(method)
             // Without this an entry above 4 GiB would fail after being written.
             .large_file(bytes.len() as u64 > u64::from(u32::MAX / 2));
         archive.start_file(format!("{name}.npy"), options).map_err(|e| write_error(e.into()))?;
@@ -91,7 +143,7 @@ pub(super) mod tests {
     use super::super::Features;
     use super::*;
 
-    const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/metrics");
+    pub const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/metrics");
 
     /// The two feature sets of a case of `scripts/fixtures/metrics.py`.
     pub fn fixture_features(case: &str) -> [Features; 2] {
@@ -125,16 +177,44 @@ pub(super) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let ours = dir.path().join("ours.npz");
         let kinds = kinds();
-        write_npz(&ours, &kinds.iter().map(|(name, array)| (*name, array)).collect::<Vec<_>>()).unwrap();
+        let stored = dir.path().join("stored.npz");
+        let arrays: Vec<_> = kinds.iter().map(|(name, array)| (*name, array)).collect();
+        write_npz(&ours, &arrays).unwrap();
+        write_npz_as(&stored, &arrays, Packing::Stored).unwrap();
         let fixture = |name| Path::new(FIXTURES).join(name);
-        for path in [ours, fixture("kinds-stored.npz"), fixture("kinds-deflated.npz")] {
+        for path in [ours, stored, fixture("kinds-stored.npz"), fixture("kinds-deflated.npz")] {
             let mut npz = Npz::open(&path).unwrap();
             assert_eq!(npz.names().len(), kinds.len());
             for (name, array) in &kinds {
                 assert_eq!(&npz.array(name).unwrap(), array, "{name} of {}", path.display());
             }
         }
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "no temporary file is left");
+    }
+
+    /// What NumPy itself would have written is what NumPy reads.
+    #[test]
+    fn our_arrays_are_numpys_byte_by_byte() {
+        let dir = tempfile::tempdir().unwrap();
+        let kinds = kinds();
+        let arrays: Vec<_> = kinds.iter().map(|(name, array)| (*name, array)).collect();
+        for (packing, theirs) in
+            [(Packing::Stored, "kinds-stored.npz"), (Packing::Deflated, "kinds-deflated.npz")]
+        {
+            let ours = dir.path().join(theirs);
+            write_npz_as(&ours, &arrays, packing).unwrap();
+            let open = |path: &Path| ZipArchive::new(File::open(path).unwrap()).unwrap();
+            let (mut ours, mut theirs) = (open(&ours), open(&Path::new(FIXTURES).join(theirs)));
+            for (name, _) in &kinds {
+                let entry = |archive: &mut ZipArchive<File>| {
+                    let mut entry = archive.by_name(&format!("{name}.npy")).unwrap();
+                    let mut bytes = Vec::new();
+                    entry.read_to_end(&mut bytes).unwrap();
+                    (entry.compression(), bytes)
+                };
+                assert_eq!(entry(&mut ours), entry(&mut theirs), "{name}");
+            }
+        }
     }
 
     #[test]
@@ -159,6 +239,12 @@ pub(super) mod tests {
         bytes[data] ^= 1;
         std::fs::write(&path, &bytes).unwrap();
         assert!(message(&path, "u8").contains("array u8 is damaged"), "{}", message(&path, "u8"));
+        let streamed = |name| {
+            let mut npz = Npz::open(&path).unwrap();
+            npz.stream(name, |values| values.next_f32(100)).unwrap_err().to_string()
+        };
+        assert!(streamed("u8").contains("array u8 is damaged"), "{}", streamed("u8"));
+        assert!(streamed("mu").ends_with("no array mu; it holds u8, f16, f32, f64, i64, empty"));
     }
 
     #[test]

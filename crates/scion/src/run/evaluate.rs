@@ -16,7 +16,7 @@ use crate::data::samples::{read_samples, write_samples};
 use crate::data::{ImageShape, Split, embedded, to_unit};
 use crate::error::{Error, Result};
 use crate::metrics::{
-    Accuracy, Features, JackknifeOptions, KidOptions, Reference, frechet_with_error, kernel_distance,
+    Accuracy, Features, Gaussian, JackknifeOptions, KidOptions, Sampled, frechet_with_error, kernel_distance,
 };
 use crate::model::{Dit, DitConfig};
 use crate::report::results::{Estimate, Floor, ModelName};
@@ -48,6 +48,7 @@ pub struct Scores {
 pub struct Judge {
     classifier: Classifier,
     reference: Features,
+    gaussian: Gaussian,
     seed: u64,
 }
 
@@ -61,7 +62,8 @@ impl Judge {
         let test = embedded::fashion_mnist(Split::Test)?;
         let real = classifier.classify(&to_unit(test.as_bytes().unwrap_or_default()))?;
         let reference = Features::new(FEATURES, real.features)?;
-        Ok(Self { classifier, reference, seed })
+        let gaussian = Gaussian::of(&reference)?;
+        Ok(Self { classifier, reference, gaussian, seed })
     }
 
     /// Scores images in bytes, [N, 1, 28, 28], against the real test images, and their labels where there are any.
@@ -74,7 +76,9 @@ impl Judge {
         let accuracy = labels.map(|labels| Accuracy::of(&found.labels, labels)).transpose()?;
         let features = Features::new(FEATURES, found.features)?;
         let jackknife = JackknifeOptions { seed: self.seed, ..JackknifeOptions::default() };
-        let frechet = frechet_with_error(&features, Reference::Features(&self.reference), &jackknife)?;
+        let samples_side = Sampled { gaussian: &Gaussian::of(&features)?, rows: Some(&features) };
+        let reference_side = Sampled { gaussian: &self.gaussian, rows: Some(&self.reference) };
+        let frechet = frechet_with_error(samples_side, reference_side, &jackknife)?;
         let options = KidOptions { seed: self.seed, ..KidOptions::default() };
         let kid = kernel_distance(&features, &self.reference, &options)?;
         Ok(Scores {

@@ -2,6 +2,7 @@
 
 mod checkpoints;
 mod evaluation;
+mod evaluation_sets;
 mod grafted;
 mod locality;
 mod messages;
