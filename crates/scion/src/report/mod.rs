@@ -3,6 +3,7 @@
 //! The page makes no request of any kind: styles, script, charts and images are inside it, and its
 //! content security policy forbids the rest.
 
+pub mod analysis;
 mod axis;
 mod blocks;
 mod cost;
@@ -10,6 +11,7 @@ mod headline;
 mod locality;
 mod number;
 mod page;
+mod picture;
 mod plot;
 mod read;
 pub mod results;
@@ -18,6 +20,7 @@ mod tables;
 
 use std::path::{Path, PathBuf};
 
+pub(crate) use number::{estimate_text, significant};
 pub use results::Results;
 
 use crate::error::Result;
