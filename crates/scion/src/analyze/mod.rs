@@ -154,22 +154,10 @@ pub fn analyze(
         .map(|held_out| sensitivity::measure(subject, settings, held_out, scions, seed, quiet))
         .transpose()?;
     let reach = reach(sizes.tokens());
-    let block = |(block, looks): (&usize, &watching::Looks)| BlockLocality {
-        block: *block,
+    let block = |(&block, looks): (&usize, &watching::Looks)| BlockLocality {
+        block,
         plain: looks.result(reach),
-        guided: guided.get(block).map(|looks| looks.result(reach)),
-    };
-    let operator = |(&site, seen): (&Site, &watching::Activations)| {
-        let Site::Operator(block, slot) = site else { unreachable!("operators are watched") };
-        OperatorResult {
-            block,
-            slot,
-            operator: subject.architecture.operator(block, slot).name(),
-            input: watching::activity(&seen.input),
-            output: watching::activity(&seen.output),
-            removed: found.as_ref().and_then(|found| found.removed.get(&site).cloned()),
-            replaced: found.as_ref().and_then(|found| found.replaced.get(&site).cloned()),
-        }
+        guided: guided.get(&block).map(|looks| looks.result(reach)),
     };
     let mut results = AnalysisResults {
         model: subject.name.into(),
@@ -178,7 +166,7 @@ pub fn analyze(
         reach,
         outlier_factor: OUTLIER,
         drawing: Drawing { samples: settings.samples, steps: settings.steps, cfg: settings.cfg },
-        operators: activations.iter().map(operator).collect(),
+        operators: operators(subject, &activations, found.as_ref()),
         locality: plain.iter().map(block).collect(),
         left_out: left_out(subject, settings, held_out, scions),
         baseline: found.map(|found| found.baseline),
@@ -198,6 +186,27 @@ pub fn analyze(
     (results.advice, results.recipe) = advice::of(&results);
     results.elapsed_s = started.elapsed().as_secs_f64();
     Ok(results)
+}
+
+/// What was seen of every operator, and what it was found to be worth.
+fn operators(
+    subject: &Subject,
+    activations: &BTreeMap<Site, watching::Activations>,
+    found: Option<&sensitivity::Sensitivity>,
+) -> Vec<OperatorResult> {
+    let operator = |(&site, seen): (&Site, &watching::Activations)| {
+        let Site::Operator(block, slot) = site else { unreachable!("operators are watched") };
+        OperatorResult {
+            block,
+            slot,
+            operator: subject.architecture.operator(block, slot).name(),
+            input: watching::activity(&seen.input),
+            output: watching::activity(&seen.output),
+            removed: found.and_then(|found| found.removed.get(&site).cloned()),
+            replaced: found.and_then(|found| found.replaced.get(&site).cloned()),
+        }
+    };
+    activations.iter().map(operator).collect()
 }
 
 /// The reach by which blocks are compared: an eighth of the tokens, as the paper's 32 of 256.

@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use clap::Args;
+use serde_json::Value;
 
 use super::claim::claim;
 use super::precision::PrecisionChoice;
@@ -89,18 +90,7 @@ fn run(
         .as_ref()
         .map(|data| HeldOut::open(data, &architecture.dit, settings.images, seed))
         .transpose()?;
-    let mut decided = serde_json::json!({
-        "model": arguments.model,
-        "weights-sha256": weights,
-        "heads": architecture.dit.heads,
-        "grafts": architecture.grafts,
-        "data": data,
-        "run": arguments.run,
-        "precision": precision,
-        "seed": seed,
-    });
-    let numbers = serde_json::to_value(settings).expect("settings are plain data");
-    decided.as_object_mut().expect("it is one").extend(numbers.as_object().cloned().unwrap_or_default());
+    let decided = decided(arguments, settings, &subject, &weights, data.as_ref(), precision, seed);
     claim(&arguments.out, SETTINGS, &decided, "an analysis")?;
     let page = arguments.out.join(analyze::PAGE);
     if page.exists() && arguments.export_attention.is_none() {
@@ -121,6 +111,32 @@ fn run(
     }
     say!("done: {}", page.display());
     Ok(())
+}
+
+/// Everything that decides the results.
+fn decided(
+    arguments: &AnalyzeArguments,
+    settings: &AnalyzeConfig,
+    subject: &Subject,
+    weights: &str,
+    data: Option<&DataConfig>,
+    precision: &str,
+    seed: u64,
+) -> Value {
+    let mut decided = serde_json::json!({
+        "model": arguments.model,
+        "weights-sha256": weights,
+        "heads": subject.architecture.dit.heads,
+        "grafts": subject.architecture.grafts,
+        "data": data,
+        "run": arguments.run,
+        "precision": precision,
+        "seed": seed,
+    });
+    let numbers = serde_json::to_value(settings).expect("settings are plain data");
+    let numbers = numbers.as_object().cloned().unwrap_or_default();
+    decided.as_object_mut().expect("it is an object").extend(numbers);
+    decided
 }
 
 /// The images to take the loss on, where any are named or known to suit the model.

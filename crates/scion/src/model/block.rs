@@ -95,9 +95,9 @@ impl Block {
         let [rows, width] = self.ada_ln.weight.dims();
         let gate = gate * rows / 6..(gate + 1) * rows / 6;
         let Linear { weight, bias } = self.ada_ln.clone();
-        let nothing = |shape| Tensor::zeros(shape, &weight.device());
-        let weights = nothing([gate.len(), width]);
-        let biases = nothing([1, gate.len()]).squeeze_dim(0);
+        let device = weight.device();
+        let (weights, biases) =
+            (Tensor::zeros([gate.len(), width], &device), Tensor::zeros([gate.len()], &device));
         self.ada_ln = Linear {
             weight: weight.map(|weight| weight.slice_assign([gate.clone(), 0..width], weights)),
             bias: bias.map(|bias| bias.slice_assign([gate], biases)),
