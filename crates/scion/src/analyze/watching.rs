@@ -64,14 +64,14 @@ pub(super) fn plain(
     let (mut activations, mut looks) = (BTreeMap::new(), BTreeMap::new());
     let mut exports = exports;
     let see = |glimpse: &Glimpse| {
+        if let Some(exports) = &mut exports {
+            exports.keep(subject, glimpse);
+        }
         let Seen::Operator { block, slot, input, output } = glimpse.seen else { return };
         let found: &mut Activations = activations.entry(Site::Operator(block, slot)).or_default();
         add(&mut found.input, glimpse.timestep, input);
         add(&mut found.output, glimpse.timestep, output);
         look(subject, &mut looks, glimpse);
-        if let Some(exports) = &mut exports {
-            exports.keep(subject, glimpse);
-        }
     };
     draw(subject, &drawing(settings, 1.0), seed, "activations", quiet, see)?;
     Ok((activations, looks))
