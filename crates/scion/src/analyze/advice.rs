@@ -2,6 +2,7 @@
 
 use crate::operator::Slot;
 use crate::report::analysis::{Advice, AnalysisResults, OperatorResult};
+use crate::report::results::Estimate;
 use crate::report::{estimate_text, significant};
 
 /// Kurtosis of a Laplace distribution, whose errors the absolute loss suits.
@@ -83,6 +84,7 @@ pub(super) fn of(results: &AnalysisResults) -> (Vec<Advice>, String) {
     if let Some(text) = replaced_text(results) {
         advice.push(Advice { topic: "The run’s new operators".into(), text });
     }
+    advice.push(Advice { topic: "By which rules".into(), text: rules(results) });
     advice.push(Advice { topic: "How far to trust this".into(), text: TRUST.into() });
     (advice, recipe)
 }
@@ -112,17 +114,35 @@ const TRUST: &str = "Tails are those of what stage 1 has to copy, not of the err
 fn loss_text(tails: &Tails) -> String {
     let number = |v: f64| significant(v, 3);
     format!(
-        "{}. The outputs have a median kurtosis of {} ({} to {} over {} blocks), and channels that stand out in {} of them. \
-         Rule: the squared error suits tails as of a normal distribution (kurtosis 3), the absolute error tails as of a \
-         Laplace distribution (6) or heavier: l2 up to {}, l1 from 6, huber between, and huber instead of l2 where more than \
-         half of the blocks have channels that stand out.",
+        "{}. The outputs have a median kurtosis of {} ({} to {} over {} blocks), and channels that stand out in {} of them.",
         tails.loss().name(),
         number(tails.kurtosis),
         number(tails.range[0]),
         number(tails.range[1]),
         tails.blocks,
-        tails.outliers,
-        number(NEARER_NORMAL)
+        tails.outliers
+    )
+}
+
+/// How the advice follows from the numbers.
+fn rules(results: &AnalysisResults) -> String {
+    let order = if results.baseline.is_some() {
+        format!(
+            "attention by the sum of two ranks, how little the loss grows without the operator and how much attention falls \
+             within {} tokens in raster order; MLPs by the loss alone",
+            results.reach
+        )
+    } else {
+        format!(
+            "attention by how much of it falls within {} tokens in raster order, for want of images to take the loss on",
+            results.reach
+        )
+    };
+    format!(
+        "Loss: the squared error suits tails as of a normal distribution (kurtosis 3), the absolute error tails as of a \
+         Laplace distribution (6) or heavier. So l2 up to {}, l1 from 6, huber between, and huber instead of l2 where more \
+         than half of the blocks have channels that stand out. Blocks: the first half in order of {order}.",
+        significant(NEARER_NORMAL, 3)
     )
 }
 
@@ -133,7 +153,8 @@ fn order(results: &AnalysisResults, slot: Slot) -> Vec<usize> {
         Slot::Attention => results.locality.iter().map(|look| look.block).collect(),
         Slot::Mlp => results.slot(slot).map(|operator| operator.block).collect(),
     };
-    let costs: Option<Vec<f64>> = blocks.iter().map(|&block| cost(results, slot, block)).collect();
+    let costs: Option<Vec<f64>> =
+        blocks.iter().map(|&block| Some(cost(results, slot, block)?.value)).collect();
     let distant: Vec<f64> = blocks.iter().filter_map(|&block| local(results, block).map(|v| -v)).collect();
     let mut scores = vec![0; blocks.len()];
     let locality = (slot == Slot::Attention).then_some(distant);
@@ -159,8 +180,8 @@ fn operator(results: &AnalysisResults, slot: Slot, block: usize) -> Option<&Oper
 }
 
 /// What the removal of an operator costs in loss.
-fn cost(results: &AnalysisResults, slot: Slot, block: usize) -> Option<f64> {
-    operator(results, slot, block)?.removed.as_ref().map(|change| change.loss.value)
+fn cost(results: &AnalysisResults, slot: Slot, block: usize) -> Option<Estimate> {
+    operator(results, slot, block)?.removed.as_ref().map(|change| change.loss)
 }
 
 /// Share of a block's attention within the reach.
@@ -182,31 +203,21 @@ fn order_text(results: &AnalysisResults, slot: Slot, order: &[usize]) -> String 
     let half = &order[..order.len().div_ceil(2)];
     let names: Vec<String> = half.iter().map(usize::to_string).collect();
     let facts = |block: usize| {
-        let change = operator(results, slot, block).and_then(|o| o.removed.as_ref());
-        let cost = change.map(|change| format!("{} in loss without it", estimate_text(&change.loss)));
-        let local = local(results, block)
-            .filter(|_| slot == Slot::Attention)
-            .map(|local| format!("{} of its attention within reach", significant(local, 2)));
-        format!("block {block}: {}", cost.into_iter().chain(local).collect::<Vec<_>>().join(", "))
+        let cost = cost(results, slot, block).map(|change| cost_text(results, &change));
+        let local = local(results, block).filter(|_| slot == Slot::Attention).map(|local| {
+            format!("{} of its attention falls within {} tokens", significant(local, 2), results.reach)
+        });
+        format!("block {block}: {}", cost.into_iter().chain(local).collect::<Vec<_>>().join(", and "))
     };
-    let rule = match (slot, cost(results, slot, first).is_some()) {
-        (Slot::Attention, true) => format!(
-            "the sum of two ranks: how little the loss grows without the operator, and how much attention falls within {} \
-             tokens in raster order",
-            results.reach
-        ),
-        (Slot::Attention, false) => format!(
-            "how much attention falls within {} tokens in raster order, for want of images to take the loss on",
-            results.reach
-        ),
-        (Slot::Mlp, _) => "how little the loss grows without the operator".into(),
-    };
-    format!(
-        "{}, in this order. Rule: the first half of the blocks by {rule}. First is {}; last {}.",
-        joined(&names),
-        facts(first),
-        facts(last)
-    )
+    format!("{}, in this order. First {}. Last {}.", joined(&names), facts(first), facts(last))
+}
+
+/// A change of the loss, also as a share of the loss.
+fn cost_text(results: &AnalysisResults, change: &Estimate) -> String {
+    let share = results.baseline.as_ref().map_or(f64::NAN, |base| 100.0 * change.value / base.loss.value);
+    let way = if change.value < 0.0 { "falls" } else { "grows" };
+    let by = Estimate { value: change.value.abs(), ..*change };
+    format!("without it the loss {way} by {} ({} %)", estimate_text(&by), significant(share.abs(), 2))
 }
 
 /// What a run's operators cost, where there is one.
@@ -286,13 +297,15 @@ mod tests {
         let text = |topic: &str| &advice.iter().find(|a| a.topic == topic).unwrap().text;
         assert!(text("Attention first").starts_with("Blocks 1 and 2, in this order."), "{advice:?}");
         assert!(text("Attention first").contains("within 2 tokens"), "{advice:?}");
+        // 0.1 of a loss of 0.06.
+        assert!(text("Attention first").contains("grows by 0.100\u{a0}±\u{a0}0.010 (167 %)"), "{advice:?}");
         assert!(text("Loss for attention").starts_with("l1. "), "{advice:?}");
         assert!(recipe.contains("target = \"attention\"\nblocks = [1, 2]"), "{recipe}");
     }
 
     #[test]
     fn without_images_locality_alone_decides_and_mlps_have_no_order() {
-        let mut results = sample();
+        let mut results = AnalysisResults { baseline: None, ..sample() };
         results.operators.iter_mut().for_each(|operator| operator.removed = None);
         assert_eq!(order(&results, Slot::Attention), [2, 1, 0]);
         assert_eq!(order(&results, Slot::Mlp), [0usize; 0]);
