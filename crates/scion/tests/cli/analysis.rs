@@ -117,7 +117,9 @@ fn what_cannot_be_analysed_is_refused_before_any_work() {
         ("--data", "nowhere", "--data nowhere"),
         ("--data", "embedded", "model takes"),
     ] {
-        assert_names(&refused(analyze(&out).args([option, value]), 2), &[names]);
+        let mut command = scion("analyze");
+        command.arg(fixture(SMALL_MODEL)).args(["--heads", "3", option, value]).arg("--out").arg(&out);
+        assert_names(&refused(&mut command, 2), &[names]);
     }
     refused(scion("analyze").arg("embedded").args(["--samples", "0"]).arg("--out").arg(&out), 2);
     assert!(!out.exists(), "something was written");
