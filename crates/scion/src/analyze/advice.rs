@@ -129,7 +129,7 @@ fn rules(results: &AnalysisResults) -> String {
     let order = if results.baseline.is_some() {
         format!(
             "attention by the sum of two ranks, how little the loss grows without the operator and how much attention falls \
-             within {} tokens in raster order; MLPs by the loss alone",
+             within {} tokens in raster order; MLPs by the first of the two alone",
             results.reach
         )
     } else {
@@ -141,7 +141,7 @@ fn rules(results: &AnalysisResults) -> String {
     format!(
         "Loss: the squared error suits tails as of a normal distribution (kurtosis 3), the absolute error tails as of a \
          Laplace distribution (6) or heavier. So l2 up to {}, l1 from 6, huber between, and huber instead of l2 where more \
-         than half of the blocks have channels that stand out. Blocks: the first half in order of {order}.",
+         than half of the blocks have channels that stand out. Blocks: the better half, {order}.",
         significant(NEARER_NORMAL, 3)
     )
 }
