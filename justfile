@@ -22,6 +22,7 @@ quickstart *args:
 
 # Makes the golden data anew (needs PyTorch and checkouts of facebookresearch/DiT and keshik6/grafting; see CONTRIBUTING.md).
 fixtures:
+    {{python}} scripts/fixtures/analysis.py
     {{python}} scripts/fixtures/data.py --dit-repo {{dit_repo}}
     {{python}} scripts/fixtures/diffusion.py --dit-repo {{dit_repo}}
     {{python}} scripts/fixtures/dit.py --dit-repo {{dit_repo}}

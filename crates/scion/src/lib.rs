@@ -3,6 +3,7 @@
 //!
 //! Modules in the order data flows through them.
 
+pub mod analyze;
 mod atomic;
 pub mod bench;
 pub mod capture;

@@ -5,13 +5,16 @@ macro_rules! say {
     ($($text:tt)*) => { $crate::cli::written(writeln!(std::io::stdout(), $($text)*))? };
 }
 
+mod analyze;
 mod bench;
+mod claim;
 mod convert;
 mod evaluate;
 mod forward;
 mod graft;
 mod inspect;
 mod plan;
+mod precision;
 mod reading;
 mod sample;
 mod sweep;
@@ -111,6 +114,11 @@ enum Command {
         after_help = "Examples:\n  scion evaluate samples.npz\n  scion evaluate a.npz b.npz --reference real.npz --markdown\n  scion evaluate a-features.npz --reference b-features.npz\n  scion evaluate features.npz --save-stats reference.npz\n  scion evaluate samples.npz --preprocess adm --reference VIRTUAL_imagenet256_labeled.npz"
     )]
     Evaluate(evaluate::EvaluateArguments),
+    /// What to know of a model before grafting it: activations, where attention looks, what operators are worth, advice
+    #[command(
+        after_help = "Examples:\n  scion analyze embedded\n  scion analyze embedded --run scion-quickstart --out analysis\n  scion analyze my-model.pt --data my-images --samples 16 --steps 10"
+    )]
+    Analyze(analyze::AnalyzeArguments),
     /// Times the kernels and the stages on this machine
     #[command(
         after_help = "Examples:\n  scion bench\n  scion bench --only dit-train,distil-swa --precision bf16 --json"
@@ -173,6 +181,7 @@ fn execute(command: Command, common: &Common) -> Result<()> {
         Command::Forward(arguments) => forward::forward(&arguments),
         Command::Sample(arguments) => sample::sample(&arguments, common),
         Command::Evaluate(arguments) => evaluate::evaluate(&arguments, common),
+        Command::Analyze(arguments) => analyze::analyze(&arguments, common),
         Command::Bench(arguments) => bench::bench(&arguments),
         Command::Report { runs, out } => {
             let page = match &runs[..] {

@@ -5,9 +5,10 @@ use burn::tensor::Device;
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
+use super::claim::claim;
+use super::precision::PrecisionChoice;
 use super::reading::Reading;
 use super::{Common, set_precision};
-use crate::atomic;
 use crate::checkpoint::ensure_absent;
 use crate::config::{PrecisionConfig, SampleConfig, SamplerConfig};
 use crate::data::image_io::{GridOptions, grid, save_folder, save_png};
@@ -62,24 +63,6 @@ enum SamplerChoice {
     Ddim,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum PrecisionChoice {
-    F32,
-    Bf16,
-    /// bf16 where this machine multiplies it clearly faster
-    Auto,
-}
-
-impl PrecisionChoice {
-    fn config(self) -> PrecisionConfig {
-        match self {
-            Self::F32 => PrecisionConfig::F32,
-            Self::Bf16 => PrecisionConfig::Bf16,
-            Self::Auto => PrecisionConfig::Auto,
-        }
-    }
-}
-
 /// Images drawn between two writes of a folder, so that an interrupted run goes on where it stopped.
 const CHUNK: usize = 256;
 
@@ -128,7 +111,7 @@ struct Drawing<'a> {
 impl Drawing<'_> {
     /// Draws into a folder, going on behind the images that it holds.
     fn to_folder(&self, out: &Path) -> Result<()> {
-        claim(out, &self.settings)?;
+        claim(out, SETTINGS, &self.settings, "images")?;
         let done = already_there(out, self.labels.len());
         let mut progress = Progress::new("sample", self.labels.len() as u64, done as u64, self.quiet);
         for start in (done..self.labels.len()).step_by(CHUNK) {
@@ -157,7 +140,7 @@ impl Drawing<'_> {
         let Self { model, sizes, sampling, seed, labels, .. } = self;
         let in_parts = labels.len() > CHUNK;
         let pixels = if in_parts {
-            claim(&parts, &self.settings)?;
+            claim(&parts, SETTINGS, &self.settings, "images")?;
             sample_in_parts(model, sizes, sampling, *seed, labels, 0, &parts, on_images)?
         } else {
             from_unit(&sample_images(model, sizes, sampling, *seed, labels, 0, on_images)?)
@@ -279,35 +262,6 @@ fn settings(
         settings["grafts"] = serde_json::json!(architecture.grafts);
     }
     settings
-}
-
-/// Makes a folder the place of images of these settings.
-///
-/// # Errors
-/// `Exists` when it holds images of others.
-fn claim(folder: &Path, settings: &Value) -> Result<()> {
-    let path = folder.join(SETTINGS);
-    let exists = |detail: String| {
-        let detail = format!("{detail}; choose another --out, or delete the folder");
-        Err(Error::Exists { path: folder.into(), detail })
-    };
-    if !path.exists() {
-        if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
-            return exists(format!("is not empty, and has no {SETTINGS} that tells where they come from"));
-        }
-        fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
-        return atomic::write(&path, format!("{settings:#}\n").as_bytes());
-    }
-    let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
-    let found: Value =
-        serde_json::from_str(&text).map_err(|e| Error::invalid(&path, format!("is damaged: {e}")))?;
-    let fields = settings.as_object().expect("settings are an object");
-    // The same weights may lie under another name by now.
-    let changed = fields.iter().filter(|(name, value)| *name != "model" && found.get(name) != Some(value));
-    let changes: Vec<String> = changed
-        .map(|(name, value)| format!("{name} {} instead of {value}", found.get(name).unwrap_or(&Value::Null)))
-        .collect();
-    if changes.is_empty() { Ok(()) } else { exists(format!("holds images of {}", changes.join(", "))) }
 }
 
 /// How many images from the first on a folder holds already, in whole chunks.

@@ -5,7 +5,7 @@ use scion_kernels::residual::gated_residual;
 
 use super::config::Architecture;
 use crate::error::Result;
-use crate::operator::{Init, Linear, Operator, OperatorConfig, Scheme, Slot};
+use crate::operator::{Identity, Init, Linear, Operator, OperatorConfig, Scheme, Slot};
 
 /// LayerNorm's epsilon in DiT.
 pub(super) const EPS: f32 = 1e-6;
@@ -86,6 +86,26 @@ impl Block {
         }
     }
 
+    /// Takes a slot's operator out: the slot's gate becomes 0 under any conditioning, and its tokens pass unchanged.
+    pub fn remove(&mut self, slot: Slot) {
+        let gate = match slot {
+            Slot::Attention => 2,
+            Slot::Mlp => 5,
+        };
+        let [rows, width] = self.ada_ln.weight.dims();
+        let gate = gate * rows / 6..(gate + 1) * rows / 6;
+        let Linear { weight, bias } = self.ada_ln.clone();
+        let device = weight.device();
+        let (weights, biases) =
+            (Tensor::zeros([gate.len(), width], &device), Tensor::zeros([gate.len()], &device));
+        self.ada_ln = Linear {
+            weight: weight.map(|weight| weight.slice_assign([gate.clone(), 0..width], weights)),
+            bias: bias.map(|bias| bias.slice_assign([gate], biases)),
+        };
+        // Whatever it gives is multiplied by the gate: this costs least.
+        *self.operator_mut(slot) = Operator::Identity(Identity {});
+    }
+
     /// Tokens `x` [N, T, D] under conditioning `c` = SiLU(t + y) [N, D] → [N, T, D].
     pub fn forward(&self, index: usize, x: Tensor<3>, c: &Tensor<2>, tap: &mut Tap) -> Tensor<3> {
         let modulation = self.ada_ln.forward(c.clone()); // [N, 6·D]
@@ -97,5 +117,47 @@ impl Block {
             x = gated_residual(x, output, modulation.clone(), shift + 2);
         }
         x
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, Distribution};
+
+    use super::*;
+    use crate::model::{Dit, DitConfig};
+    use crate::operator::Init;
+
+    #[test]
+    fn tokens_pass_a_block_without_operators_unchanged() {
+        let dit = DitConfig {
+            input_size: 4,
+            patch: 2,
+            in_channels: 1,
+            hidden: 8,
+            depth: 1,
+            heads: 2,
+            mlp_ratio: 2.0,
+            num_classes: 3,
+            null_class: true,
+            learn_sigma: true,
+        };
+        let device = Device::flex();
+        let mut model = Dit::new(&Architecture::native(dit), &mut Init::new(1, 0, &device)).unwrap();
+        // A new model's gates are zero anyway.
+        let random = Tensor::random([48, 8], Distribution::Default, &device);
+        let block = &mut model.blocks_mut()[0];
+        block.ada_ln.weight = block.ada_ln.weight.clone().map(|_| random);
+        let run = |block: &Block| {
+            let (x, c) = (Tensor::<3>::ones([1, 4, 8], &device), Tensor::<2>::ones([1, 8], &device));
+            let tokens = block.forward(0, x, &c, &mut |_| {});
+            tokens.into_data().try_into_vec::<f32>().unwrap()
+        };
+        let whole = run(block);
+        block.remove(Slot::Attention);
+        let half = run(block);
+        block.remove(Slot::Mlp);
+        assert!(whole != half && half != [1.0; 32], "{whole:?} {half:?}");
+        assert_eq!(run(block), [1.0; 32]);
     }
 }

@@ -31,6 +31,7 @@ pub use identity::{Identity, IdentityConfig};
 pub use init::{Init, Scheme};
 pub use layers::{Direction, Linear, Projection, ShortFilter};
 pub use linear_attention::{FeatureMap, LinearAttention, LinearAttentionConfig};
+pub use locality::Spread;
 pub use mamba2::{Mamba2, Mamba2Config, Scale};
 pub use mlp::{Mlp, MlpConfig};
 pub use mlp_hyena_x::{MlpHyenaX, MlpHyenaXConfig, PositionFilter};

@@ -39,6 +39,11 @@ impl LocalityConfig {
         SampleConfig { sampler, steps, cfg, count, batch, ..SampleConfig::default() }
     }
 
+    /// How often the model sees each image: once a step, and with guidance once more.
+    pub fn passes(&self) -> usize {
+        self.steps * (1 + usize::from(self.cfg != 1.0))
+    }
+
     /// Checks that the numbers are possible.
     pub(crate) fn check(&self) -> Result<(), String> {
         if self.samples == 0 || self.steps == 0 {

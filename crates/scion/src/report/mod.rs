@@ -4,6 +4,7 @@
 //! A page makes no request of any kind: styles, script, charts and images are inside it, and its
 //! content security policy forbids the rest.
 
+pub mod analysis;
 mod axis;
 mod blocks;
 mod compare;
@@ -12,6 +13,7 @@ mod headline;
 mod locality;
 mod number;
 mod page;
+mod picture;
 mod plot;
 mod read;
 pub mod results;
@@ -22,6 +24,7 @@ mod tables;
 use std::path::{Path, PathBuf};
 
 pub use compare::compare_runs;
+pub(crate) use number::{estimate_text, significant};
 pub use results::Results;
 
 use crate::error::Result;

@@ -51,7 +51,7 @@ pub(super) fn fixed(v: f64, decimals: usize) -> String {
 }
 
 /// `v` to `digits` significant digits; very large and very small numbers as powers of ten.
-pub(super) fn significant(v: f64, digits: usize) -> String {
+pub(crate) fn significant(v: f64, digits: usize) -> String {
     if v == 0.0 || !v.is_finite() {
         return fixed(v, 0);
     }
@@ -102,7 +102,7 @@ pub(super) fn estimate(e: &Estimate) -> (String, Option<String>) {
 }
 
 /// An estimate in running text.
-pub(super) fn estimate_text(e: &Estimate) -> String {
+pub(crate) fn estimate_text(e: &Estimate) -> String {
     match estimate(e) {
         // The two numbers stay on one line.
         (value, Some(stderr)) => format!("{value}\u{a0}±\u{a0}{stderr}"),

@@ -8,15 +8,15 @@ use super::number::{self, Text};
 use super::{Curve, Series};
 
 /// Size of a chart in SVG units, close to CSS pixels on a wide screen.
-const WIDTH: f64 = 460.0;
-const HEIGHT: f64 = 262.0;
+pub(super) const WIDTH: f64 = 460.0;
+pub(super) const HEIGHT: f64 = 262.0;
 const LEFT: f64 = 62.0;
 const RIGHT: f64 = 12.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 40.0;
 
 /// More series than this share a colour ramp and a short legend.
-const NAMED_SERIES: usize = 6;
+pub(super) const NAMED_SERIES: usize = 6;
 
 /// A drawn line holds at most this many points.
 const DRAWN_POINTS: usize = 240;
@@ -54,7 +54,7 @@ impl Frame {
         let Scale { low: y0, high: y1, log: y_log } = self.y;
         write!(
             out,
-            "<svg class=\"plot\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\" \
+            "<svg class=\"plot\" width=\"{WIDTH}\" height=\"{HEIGHT}\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\" \
              data-box=\"{LEFT} {TOP} {} {}\" data-x=\"{x0:e} {x1:e} {x_log}\" data-y=\"{y0:e} {y1:e} {y_log}\">",
             Text(label),
             WIDTH - RIGHT,
@@ -91,23 +91,36 @@ impl Frame {
 
 /// Writes a line chart as a figure with legend; nothing when no series has a finite point.
 pub(super) fn chart(out: &mut String, curve: &Curve) -> fmt::Result {
-    let points =
-        || curve.series.iter().flat_map(|s| s.points.iter()).filter(|p| p.0.is_finite() && p.1.is_finite());
-    let (Some(x), Some(y)) = (Scale::tight(points().map(|p| p.0)), Scale::padded(points().map(|p| p.1)))
-    else {
-        return Ok(());
-    };
-    let frame = Frame { x, y };
+    chart_within(out, curve, None)
+}
+
+/// [`chart`] with a y axis that is given.
+pub(super) fn chart_within(out: &mut String, curve: &Curve, y: Option<Scale>) -> fmt::Result {
+    let Some(frame) = frame(curve, y) else { return Ok(()) };
     write!(out, "<figure class=\"chart\"><figcaption>{}</figcaption>", Text(&curve.name))?;
-    frame.open(out, &curve.name, &curve.x_label, &curve.y_label)?;
-    let mut smoothed = 0;
-    for (i, series) in curve.series.iter().enumerate() {
-        smoothed = smoothed.max(line(out, &frame, series, i, curve.series.len())?);
-    }
-    out.push_str("</svg>");
+    let smoothed = svg(out, curve, &frame)?;
     legend(out, curve, smoothed)?;
     out.push_str("</figure>");
     Ok(())
+}
+
+/// The axes of a chart, the y axis unless it is given; nothing when no series has a finite point.
+pub(super) fn frame(curve: &Curve, y: Option<Scale>) -> Option<Frame> {
+    let points =
+        || curve.series.iter().flat_map(|s| s.points.iter()).filter(|p| p.0.is_finite() && p.1.is_finite());
+    let (x, found) = (Scale::tight(points().map(|p| p.0))?, Scale::padded(points().map(|p| p.1))?);
+    Some(Frame { x, y: y.unwrap_or(found) })
+}
+
+/// Writes the drawing without its legend; returns over how many points lines were averaged.
+pub(super) fn svg(out: &mut String, curve: &Curve, frame: &Frame) -> Result<usize, fmt::Error> {
+    frame.open(out, &curve.name, &curve.x_label, &curve.y_label)?;
+    let mut smoothed = 0;
+    for (i, series) in curve.series.iter().enumerate() {
+        smoothed = smoothed.max(line(out, frame, series, i, curve.series.len())?);
+    }
+    out.push_str("</svg>");
+    Ok(smoothed)
 }
 
 /// Draws one series; returns over how many points it was averaged.
@@ -192,14 +205,15 @@ fn paint(index: usize, of: usize) -> String {
     if of <= NAMED_SERIES {
         format!("data-c=\"{index}\"")
     } else {
-        format!("style=\"--c:{}\"", ramp(index, of))
+        let colour = ramp(index, of);
+        format!("style=\"--c:{colour};color:{colour}\"")
     }
 }
 
 /// A colour from violet (first) to yellow-green (last), readable on light and dark ground.
-fn ramp(index: usize, of: usize) -> String {
+pub(super) fn ramp(index: usize, of: usize) -> String {
     let t = index as f64 / (of - 1).max(1) as f64;
-    format!("hsl({:.0} {:.0}% {:.0}%)", 285.0 - 205.0 * t, 45.0, 52.0 - 6.0 * t)
+    format!("hsl({:.0},{:.0}%,{:.0}%)", 285.0 - 205.0 * t, 45.0, 52.0 - 6.0 * t)
 }
 
 fn legend(out: &mut String, curve: &Curve, smoothed: usize) -> fmt::Result {

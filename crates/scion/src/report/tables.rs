@@ -30,7 +30,7 @@ pub(super) fn higher(name: impl Into<String>) -> Column {
     Column { name: name.into(), mark: "<i class=\"better\" title=\"higher is better\">↑</i>" }
 }
 
-fn word(text: &str) -> Cell {
+pub(super) fn word(text: &str) -> Cell {
     Cell { html: Text(text).to_string(), key: None, numeric: false }
 }
 

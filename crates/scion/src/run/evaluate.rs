@@ -66,6 +66,19 @@ impl Judge {
         Ok(Self { classifier, reference, gaussian, seed })
     }
 
+    /// Features of images in bytes, [N, 1, 28, 28].
+    ///
+    /// # Errors
+    /// When there are no images.
+    pub fn features(&self, pixels: &[u8]) -> Result<Features> {
+        Features::new(FEATURES, self.classifier.classify(&to_unit(pixels))?.features)
+    }
+
+    /// Features of the real test images.
+    pub fn reference(&self) -> &Features {
+        &self.reference
+    }
+
     /// Scores images in bytes, [N, 1, 28, 28], against the real test images, and their labels where there are any.
     ///
     /// # Errors

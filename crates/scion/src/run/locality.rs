@@ -1,10 +1,8 @@
-use std::cell::Cell;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::sample::draw;
-use super::{Progress, Teacher};
+use super::{Glimpse, Progress, Teacher, watch};
 use crate::config::{PrecisionConfig, Recipe};
 use crate::error::{Error, Result};
 use crate::model::{Seen, fingerprint};
@@ -76,28 +74,21 @@ impl Locality {
         let labels: Vec<usize> = (0..count).map(|i| i * sizes.num_classes / count).collect();
         // Summed image by image, so that batches do not change the order.
         let mut sums = vec![vec![0f64; count]; sizes.depth];
-        let (mut passes, first) = (vec![0usize; count], Cell::new(0));
         let mut progress = Progress::new("locality", count as u64, 0, quiet);
         let sampling = settings.sampling(recipe.sample.batch);
-        let predict = |x: &[f32], t: &[f32], y: &[usize]| {
-            let images = recipe.sample.batch.min(count - first.get());
-            (0..y.len()).for_each(|i| passes[first.get() + i % images] += 1);
-            teacher.model.predict_tapped(x, t, y, &mut |seen| {
-                let Seen::Operator { block, slot, input, .. } = seen else { return };
-                let Operator::Attention(attention) = teacher.model.blocks()[block].operator(slot) else {
-                    return;
-                };
-                let near = attention.locality(input.clone(), settings.k);
-                near.iter().enumerate().for_each(|(i, near)| sums[block][first.get() + i % images] += near);
-            })
+        let see = |Glimpse { first, images, seen, .. }: Glimpse| {
+            let Seen::Operator { block, slot, input, .. } = seen else { return };
+            let Operator::Attention(attention) = teacher.model.blocks()[block].operator(slot) else { return };
+            let near = attention.locality(input.clone(), settings.k);
+            near.iter().enumerate().for_each(|(i, near)| sums[block][first + i % images] += near);
         };
-        draw(predict, sizes, &sampling, recipe.seed, &labels, 0, |images| {
-            first.set(first.get() + images);
-            progress.set(first.get() as u64, "");
+        let mut done = 0;
+        watch(&teacher.model, sizes, &sampling, recipe.seed, &labels, see, |images| {
+            done += images as u64;
+            progress.set(done, "");
         })?;
-        let mean = |sums: Vec<f64>| {
-            sums.iter().zip(&passes).map(|(sum, &passes)| sum / passes as f64).sum::<f64>() / count as f64
-        };
+        let passes = settings.passes();
+        let mean = |sums: Vec<f64>| sums.iter().map(|sum| sum / passes as f64).sum::<f64>() / count as f64;
         measured.blocks = sums.into_iter().map(mean).collect();
         Ok(measured)
     }

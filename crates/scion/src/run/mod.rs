@@ -15,6 +15,7 @@ mod sample;
 mod source;
 mod stage1;
 mod teacher;
+mod watch;
 
 pub use evaluate::{FEATURE_SPACE, Judge, Scores};
 pub use folder::RunFolder;
@@ -25,13 +26,14 @@ pub use plan::{Planned, plan_of};
 pub use pretrain::pretrain;
 pub use progress::Progress;
 pub use sample::{remove_parts, sample_images, sample_in_parts};
-pub use source::training_images;
+pub use source::{held_out_images, training_images};
 pub use teacher::{EMBEDDED_NAME, Teacher, embedded_teacher, is_at_hand, with_checkpoint};
 
 pub(crate) use evaluate::same_teacher_images;
 pub(crate) use folder::TEACHER;
 pub(crate) use graft::with_fresh_parts;
-pub(crate) use results::{peak_memory, reset_peak_memory};
+pub(crate) use results::{cpu_name, kebab, peak_memory, reset_peak_memory};
+pub(crate) use watch::{Glimpse, watch};
 
 /// The recipe of `scion quickstart`.
 pub const QUICKSTART: &str =

@@ -109,7 +109,7 @@ pub(super) fn surroundings(
 }
 
 /// How a setting is written in recipes.
-pub(super) fn kebab(value: &impl Serialize) -> String {
+pub(crate) fn kebab(value: &impl Serialize) -> String {
     serde_json::to_value(value).ok().and_then(|v| v.as_str().map(String::from)).unwrap_or_default()
 }
 
@@ -127,7 +127,8 @@ pub(crate) fn reset_peak_memory() {
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 
-fn cpu_name() -> Option<String> {
+/// Model name of the processor, where the system tells it.
+pub(crate) fn cpu_name() -> Option<String> {
     let info = std::fs::read_to_string("/proc/cpuinfo").ok()?;
     let line = info.lines().find(|l| l.starts_with("model name"))?;
     Some(line.split_once(':')?.1.trim().to_string())

@@ -21,9 +21,23 @@ const DRAWN: u64 = 1 << 40;
 /// # Errors
 /// When they cannot be found or read, or do not fit the model.
 pub fn training_images(data: &DataConfig, sizes: &DitConfig, seed: u64) -> Result<Arc<ImageSet>> {
+    let set = images(data, sizes, Split::Train)?;
+    fraction(set, data, seed)
+}
+
+/// Images that the data set of `[data]` sets apart for tests, which must have the model's size, channels and classes. An
+/// image folder sets none apart: all of its images.
+///
+/// # Errors
+/// Those of [`training_images`].
+pub fn held_out_images(data: &DataConfig, sizes: &DitConfig) -> Result<ImageSet> {
+    images(data, sizes, Split::Test)
+}
+
+fn images(data: &DataConfig, sizes: &DitConfig, split: Split) -> Result<ImageSet> {
     let set = match (data.source, &data.path) {
-        (DataSource::Embedded, _) => embedded::fashion_mnist(Split::Train)?,
-        (DataSource::FashionMnist, Some(path)) => FashionMnist::open(path)?.read(Split::Train)?,
+        (DataSource::Embedded, _) => embedded::fashion_mnist(split)?,
+        (DataSource::FashionMnist, Some(path)) => FashionMnist::open(path)?.read(split)?,
         (DataSource::FashionMnist, None) => {
             let cache = default_cache().ok_or_else(|| {
                 Error::Usage("data.path is not set, and there is no home folder to keep a download in".into())
@@ -52,7 +66,7 @@ pub fn training_images(data: &DataConfig, sizes: &DitConfig, seed: u64) -> Resul
         }
     };
     check_fit(&set, sizes)?;
-    fraction(set, data, seed)
+    Ok(set)
 }
 
 /// The training images of a run's stages: those of [`training_images`], or those that the teacher draws, which are kept

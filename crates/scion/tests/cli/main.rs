@@ -1,5 +1,6 @@
 //! The command line as a user meets it: the built program, its exit codes, messages and files.
 
+mod analysis;
 mod checkpoints;
 mod evaluation;
 mod evaluation_sets;
