@@ -85,7 +85,7 @@ fn damage_in_files_of_before_pytorch_1_6() {
     assert!(altered(b"M\xe9\x03.", b"M\xea\x03.").contains("version 1002 of torch.save; expected 1001"));
     assert!(altered(b"little_endianq\x02\x88", b"little_endianq\x02\x89").contains("big-endian"));
     assert!(altered(b"ctorch\nHalfStorage", b"ctorch\nHalfStorags").contains("`torch.HalfStorags`"));
-    for at in 0..whole.len() {
+    for at in (0..whole.len()).step_by(5) {
         let mut changed = whole.clone();
         changed[at] ^= 0x5a;
         std::fs::write(&path, &changed).unwrap();

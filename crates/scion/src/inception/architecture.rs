@@ -13,6 +13,12 @@ pub(super) struct Named {
     pub(super) geometry: Geometry,
 }
 
+impl AsRef<Geometry> for Named {
+    fn as_ref(&self) -> &Geometry {
+        &self.geometry
+    }
+}
+
 /// The network in two parts: up to `Mixed_6d`, whose output begins with the spatial features, and from there to the last
 /// map, [8, 8, 2048].
 pub(super) fn network() -> [Layer<Named>; 2] {

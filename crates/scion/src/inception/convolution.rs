@@ -68,12 +68,6 @@ impl Geometry {
     }
 }
 
-impl AsRef<Geometry> for Geometry {
-    fn as_ref(&self) -> &Geometry {
-        self
-    }
-}
-
 /// A batch norm's parameters and statistics, [outputs] each.
 #[derive(Debug)]
 pub(super) struct Norm {

@@ -69,9 +69,9 @@ impl Preparation {
             .chunks_exact(self.shape.height * self.shape.width)
             .map(|plane| self.plane(plane))
             .collect();
-        let mut out = Vec::with_capacity(3 * SIDE * SIDE);
-        for place in 0..SIDE * SIDE {
-            out.extend((0..3).map(|channel| planes[channel % planes.len()][place]));
+        let mut out = vec![0.0; 3 * SIDE * SIDE];
+        for (channel, plane) in planes.iter().cycle().take(3).enumerate() {
+            out[channel..].iter_mut().step_by(3).zip(plane).for_each(|(slot, &value)| *slot = value);
         }
         out
     }
@@ -149,7 +149,7 @@ mod tests {
     fn flavours_read_from_different_places() {
         // One row of two pixels, 0 and 200: where the ramp between them begins and ends tells the flavours apart.
         let shape = ImageShape { channels: 1, height: 1, width: 2 };
-        let row = |preprocessing| -> Vec<f32> {
+        let row = |preprocessing: Preprocessing| -> Vec<f32> {
             let image = preprocessing.prepare(shape, &[0, 200]).unwrap();
             image[..3 * SIDE].iter().step_by(3).map(|v| (v + 1.0) * 128.0).collect()
         };
