@@ -304,7 +304,7 @@ fn identical_images_have_a_distance_of_their_mean() {
     let output = scion("evaluate").arg(&same).arg("--json").output().unwrap();
     let entry = objects(&String::from_utf8(output.stdout).unwrap()).remove(0);
     assert_eq!(kinds(&entry), ["duplicates"], "{entry}");
-    assert_eq!(entry["recall"]["value"], 0.0.into());
+    assert_eq!(entry["recall"]["value"], 0.0);
     let real = sample_file(folder.path(), "real.npz", &real(0, 80));
     let all = printed(scion("evaluate").arg(&real).arg("--json"));
     let better = objects(&all).remove(0);
