@@ -159,7 +159,9 @@ mod tests {
         Checkpoint::open(&folder.join("moments.safetensors")).unwrap().read_f32(name).unwrap()
     }
 
-    const OF: [(&str, fn(&Moments) -> f64); 4] = [
+    type NumberOf = fn(&Moments) -> f64;
+
+    const OF: [(&str, NumberOf); 4] = [
         ("mean", Moments::mean),
         ("std", Moments::std),
         ("max", Moments::max_abs),

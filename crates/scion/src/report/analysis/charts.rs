@@ -13,6 +13,11 @@ pub(super) struct Chart {
     pub y: Option<Scale>,
 }
 
+/// What is drawn of a block, a change, or a row of statistics.
+type LookOf = fn(&BlockLocality) -> Option<&Look>;
+type ChangeOf = fn(&Change) -> Option<Estimate>;
+type NumberOf = fn(&Statistics) -> f64;
+
 /// Shares are shown on an axis of their own.
 const SHARES: Scale = Scale { low: 0.0, high: 1.0, log: false };
 
@@ -28,7 +33,7 @@ pub(super) fn locality(results: &AnalysisResults) -> Vec<Chart> {
         return Vec::new();
     }
     let guided = format!("with guidance {}", results.drawing.cfg);
-    let ways: [(&str, &str, fn(&BlockLocality) -> Option<&Look>); 2] = [
+    let ways: [(&str, &str, LookOf); 2] = [
         ("guided", guided.as_str(), |block| block.guided.as_ref()),
         ("plain", "without guidance", |block| Some(&block.plain)),
     ];
@@ -46,7 +51,7 @@ pub(super) fn locality(results: &AnalysisResults) -> Vec<Chart> {
         }
     }
     let by_block = |value: &dyn Fn(&Look) -> Option<f64>| -> Vec<Series> {
-        let series = |(_, way, look): &(&str, &str, fn(&BlockLocality) -> Option<&Look>)| {
+        let series = |(_, way, look): &(&str, &str, LookOf)| {
             let point = |block| Some((block_number(block), value(look(block)?)?));
             let points: Vec<(f64, f64)> = results.locality.iter().filter_map(point).collect();
             (!points.is_empty()).then(|| Series { name: (*way).into(), points })
@@ -95,7 +100,7 @@ const TIMESTEP: &str = "timestep, noise to the right";
 
 /// What operators are worth.
 pub(super) fn sensitivity(results: &AnalysisResults) -> Vec<Chart> {
-    let measures: [(&str, &str, &str, fn(&Change) -> Option<Estimate>); 2] = [
+    let measures: [(&str, &str, &str, ChangeOf); 2] = [
         ("loss-by-block", "Change in loss", "change in loss", |change| Some(change.loss)),
         ("frechet-by-block", "Change in Fréchet distance", "change in distance", |change| change.frechet),
     ];
@@ -123,7 +128,7 @@ pub(super) fn sensitivity(results: &AnalysisResults) -> Vec<Chart> {
 
 /// Activations over timesteps, at one side of the operators.
 pub(super) fn activations(results: &AnalysisResults, side: Side) -> Vec<Chart> {
-    let measures: [(&str, &str, fn(&Statistics) -> f64); 4] = [
+    let measures: [(&str, &str, NumberOf); 4] = [
         ("std", "standard deviation", |s| s.std),
         ("max", "largest |x|", |s| s.max_abs),
         ("kurtosis", "kurtosis", |s| s.kurtosis),
