@@ -11,9 +11,7 @@ use crate::config::SampleConfig;
 use crate::data::{from_unit, to_unit};
 use crate::diffusion::{Schedule, hybrid_loss};
 use crate::error::Result;
-use crate::metrics::{
-    Features, GaussianStats, JackknifeOptions, Reference, frechet_distance, frechet_with_error,
-};
+use crate::metrics::{Features, Gaussian, JackknifeOptions, Sampled, frechet_with_error};
 use crate::model::{Dit, DitConfig, Site};
 use crate::operator::Slot;
 use crate::report::analysis::{Baseline, Change, Replaced};
@@ -91,8 +89,8 @@ struct Probe<'a> {
     sizes: &'a DitConfig,
     /// Images in [-1, 1], and the same with noise.
     batches: Vec<(Vec<f32>, NoisedBatch)>,
-    /// The judge, its real images, and labels of the images to be drawn.
-    judge: Option<(Judge, GaussianStats, Vec<usize>)>,
+    /// The judge, and labels of the images to be drawn.
+    judge: Option<(Judge, Vec<usize>)>,
     seed: u64,
 }
 
@@ -117,16 +115,15 @@ impl<'a> Probe<'a> {
         };
         let judged = held_out.judged && settings.frechet_images > 0;
         let judge = judged.then(|| Judge::new(&Device::flex(), seed)).transpose()?.map(|judge| {
-            let real = GaussianStats::of(judge.reference());
             let labels = (0..settings.frechet_images).map(|i| i % sizes.num_classes).collect();
-            (judge, real, labels)
+            (judge, labels)
         });
         Ok(Self { sizes, batches: all.chunks(BATCH).map(noised).collect::<Result<_>>()?, judge, seed })
     }
 
     /// Images that are drawn of each model.
     fn drawn(&self) -> usize {
-        self.judge.as_ref().map_or(0, |(_, _, labels)| labels.len())
+        self.judge.as_ref().map_or(0, |(_, labels)| labels.len())
     }
 
     fn look(&self, model: &Dit, work: &mut Work) -> Result<Look> {
@@ -139,7 +136,7 @@ impl<'a> Probe<'a> {
             losses.extend(found.mse_per_sample.iter().zip(&found.vb_per_sample).map(|(mse, vb)| mse + vb));
             work.add(t.len());
         }
-        let features = self.judge.as_ref().map(|(judge, _, labels)| {
+        let features = self.judge.as_ref().map(|(judge, labels)| {
             let sampling = SampleConfig { steps: STEPS, cfg: 1.0, batch: BATCH, ..SampleConfig::default() };
             let drawn = sample_images(model, self.sizes, &sampling, self.seed, labels, 0, |images| {
                 work.add(STEPS * images);
@@ -153,7 +150,9 @@ impl<'a> Probe<'a> {
         let differences: Vec<f64> =
             changed.losses.iter().zip(&base.losses).map(|(changed, base)| changed - base).collect();
         let frechet = match (&self.judge, &base.features, &changed.features) {
-            (Some((_, real, _)), Some(base), Some(changed)) => Some(difference(changed, base, real)?),
+            (Some((judge, _)), Some(base), Some(changed)) => {
+                Some(difference(changed, base, judge.reference().gaussian)?)
+            }
             _ => None,
         };
         Ok(Change { loss: mean(&differences), frechet })
@@ -163,7 +162,8 @@ impl<'a> Probe<'a> {
         let frechet = match (&self.judge, &base.features) {
             (Some((judge, ..)), Some(features)) => {
                 let options = JackknifeOptions { seed: self.seed, ..JackknifeOptions::default() };
-                let found = frechet_with_error(features, Reference::Features(judge.reference()), &options)?;
+                let drawn = Sampled { gaussian: &Gaussian::of(features)?, rows: Some(features) };
+                let found = frechet_with_error(drawn, judge.reference(), &options)?;
                 Some(Estimate::new(found.value, found.stderr))
             }
             _ => None,
@@ -189,11 +189,11 @@ fn mean(values: &[f64]) -> Estimate {
 
 /// The difference of two models' Fréchet distances. Its error is that of a jackknife over images drawn from the same noise:
 /// what both have in common drops out.
-fn difference(changed: &Features, base: &Features, real: &GaussianStats) -> Result<Estimate> {
+fn difference(changed: &Features, base: &Features, real: &Gaussian) -> Result<Estimate> {
     let without = |features: &Features, part: std::ops::Range<usize>| {
         let (rows, dim) = (features.as_slice(), features.dim());
         let rest = [&rows[..part.start * dim], &rows[part.end * dim..]].concat();
-        frechet_distance(&GaussianStats::of(&Features::new(dim, rest)?), real)
+        Gaussian::of(&Features::new(dim, rest)?)?.distance(real)
     };
     let delta = |part: std::ops::Range<usize>| Ok(without(changed, part.clone())? - without(base, part)?);
     // Classes come in turn, so that neighbours are of all classes.

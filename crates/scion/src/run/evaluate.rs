@@ -74,9 +74,9 @@ impl Judge {
         Features::new(FEATURES, self.classifier.classify(&to_unit(pixels))?.features)
     }
 
-    /// Features of the real test images.
-    pub fn reference(&self) -> &Features {
-        &self.reference
+    /// The real test images as one side of a Fréchet distance.
+    pub fn reference(&self) -> Sampled<'_> {
+        Sampled { gaussian: &self.gaussian, rows: Some(&self.reference) }
     }
 
     /// Scores images in bytes, [N, 1, 28, 28], against the real test images, and their labels where there are any.
@@ -90,8 +90,7 @@ impl Judge {
         let features = Features::new(FEATURES, found.features)?;
         let jackknife = JackknifeOptions { seed: self.seed, ..JackknifeOptions::default() };
         let samples_side = Sampled { gaussian: &Gaussian::of(&features)?, rows: Some(&features) };
-        let reference_side = Sampled { gaussian: &self.gaussian, rows: Some(&self.reference) };
-        let frechet = frechet_with_error(samples_side, reference_side, &jackknife)?;
+        let frechet = frechet_with_error(samples_side, self.reference(), &jackknife)?;
         let options = KidOptions { seed: self.seed, ..KidOptions::default() };
         let kid = kernel_distance(&features, &self.reference, &options)?;
         Ok(Scores {
