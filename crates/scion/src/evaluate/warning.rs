@@ -138,7 +138,7 @@ mod tests {
         assert_eq!(unclipped(&clean), None);
         assert_eq!(unclipped(&Pixels { lowest: 4, ..clean }), None, "a white pixel is enough");
         assert_eq!(
-            unclipped(&Pixels { lowest: 4, highest: 250, total: 100, ..clean }),
+            unclipped(&Pixels { lowest: 4, highest: 250, speckles: 0, total: 100, ..clean }),
             None,
             "too few to tell"
         );
