@@ -164,7 +164,7 @@ fn other_files_are_told_from_checkpoints() {
         (&b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"[..], "git lfs pull"),
         (b"<!DOCTYPE html><html>Not found</html>", "model.pt"),
         (b"\x89PNG\r\n\x1a\n0000000000000000", "model.pt"),
-        (b"\x80\x02}q\x00.", "1.6"),
+        (b"\x80\x02}q\x00.", "torch.save"),
         (b"seed = 1\n[model]\ncheckpoint = \"embedded\"\n", "model.pt"),
     ] {
         fs::write(&file, bytes).unwrap();

@@ -1,19 +1,24 @@
 //! Run folders: data on disk, finished work, other recipes, full disks.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::place::Place;
 use super::{SMALL_MODEL, assert_names, fixture, listing, printed, refused, scion};
 
-/// Names, times and bytes of a folder's files.
-fn state(folder: &Path) -> Vec<(String, SystemTime, Vec<u8>)> {
-    let entry = |name: String| {
-        let path = folder.join(&name);
-        (name, fs::metadata(&path).unwrap().modified().unwrap(), fs::read(path).unwrap())
-    };
-    listing(folder).into_iter().map(entry).collect()
+/// Paths, times and bytes of all files under a folder.
+fn state(folder: &Path) -> Vec<(PathBuf, SystemTime, Vec<u8>)> {
+    let mut files = Vec::new();
+    for path in listing(folder).into_iter().map(|name| folder.join(name)) {
+        if path.is_dir() {
+            files.extend(state(&path));
+        } else {
+            let (time, bytes) = (fs::metadata(&path).unwrap().modified().unwrap(), fs::read(&path).unwrap());
+            files.push((path, time, bytes));
+        }
+    }
+    files
 }
 
 #[test]
