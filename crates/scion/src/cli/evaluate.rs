@@ -1,18 +1,17 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use burn::tensor::Device;
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::Common;
+use super::space::SpaceArguments;
 use crate::atomic;
 use crate::checkpoint::ensure_absent;
 use crate::error::{Error, Result};
 use crate::evaluate::{
-    Contents, Entry, FeatureSpace, Metric, Options, Reference, contents, evaluate as score, evaluate_rows,
-    listing, markdown, table,
+    Entry, FeatureSpace, Metric, Options, Reference, evaluate as score, evaluate_rows, listing, markdown,
+    table,
 };
-use crate::inception::{Inception, Preprocessing, locate};
 use crate::metrics::{Moments, NeighbourOptions, Splits, StatsFile};
 
 #[derive(Args)]
@@ -23,12 +22,8 @@ pub struct EvaluateArguments {
     /// What to compare with: as samples, or statistics (mu and sigma); for images, the embedded test images by default
     #[arg(long)]
     reference: Option<PathBuf>,
-    /// Compare in Inception's features, with this weight file; looked for in caches if only --preprocess is given
-    #[arg(long)]
-    inception: Option<String>,
-    /// Compare in Inception's features, with images prepared as by this program; adm if only --inception is given
-    #[arg(long, value_enum)]
-    preprocess: Option<PreprocessChoice>,
+    #[command(flatten)]
+    space: SpaceArguments,
     /// What to measure, separated by commas; by default all that the files allow, but per-class
     #[arg(long, value_enum, value_delimiter = ',')]
     metrics: Option<Vec<Metric>>,
@@ -58,14 +53,6 @@ pub struct EvaluateArguments {
     out: Option<PathBuf>,
 }
 
-/// Whose way of resizing and scaling to follow.
-#[derive(Clone, Copy, ValueEnum)]
-enum PreprocessChoice {
-    Adm,
-    PytorchFid,
-    CleanFid,
-}
-
 pub fn evaluate(arguments: &EvaluateArguments, common: &Common) -> Result<()> {
     let neighbours =
         NeighbourOptions { precision_recall: arguments.precision_k, density_coverage: arguments.density_k };
@@ -78,7 +65,7 @@ pub fn evaluate(arguments: &EvaluateArguments, common: &Common) -> Result<()> {
     };
     let outputs = [&arguments.out, &arguments.save_stats];
     outputs.into_iter().flatten().try_for_each(|path| ensure_absent(path))?;
-    let space = space(arguments)?;
+    let space = arguments.space.space(&arguments.samples[0])?;
     let reference = match &arguments.reference {
         Some(path) => Some(space.reference(path, &options)?),
         None => space.own_reference()?,
@@ -101,28 +88,6 @@ pub fn evaluate(arguments: &EvaluateArguments, common: &Common) -> Result<()> {
     match &arguments.out {
         Some(path) => atomic::write(path, text.as_bytes()),
         None => super::written(write!(std::io::stdout(), "{text}")),
-    }
-}
-
-/// The space that was asked for, or that the first set calls for.
-fn space(arguments: &EvaluateArguments) -> Result<FeatureSpace> {
-    if arguments.inception.is_some() || arguments.preprocess.is_some() {
-        let network = Inception::open(&locate(arguments.inception.as_deref())?)?;
-        let preprocessing = match arguments.preprocess {
-            None | Some(PreprocessChoice::Adm) => Preprocessing::Adm,
-            Some(PreprocessChoice::PytorchFid) => Preprocessing::PytorchFid,
-            Some(PreprocessChoice::CleanFid) => Preprocessing::CleanFid,
-        };
-        return Ok(FeatureSpace::Inception(Box::new(network), preprocessing));
-    }
-    let first = &arguments.samples[0];
-    match contents(first)? {
-        Contents::Features => Ok(FeatureSpace::Files),
-        Contents::Statistics => {
-            let detail = format!("{} holds statistics without rows; give it as --reference", first.display());
-            Err(Error::Usage(detail))
-        }
-        Contents::Images => FeatureSpace::classifier(&Device::flex()),
     }
 }
 

@@ -13,10 +13,12 @@ mod evaluate;
 mod forward;
 mod graft;
 mod inspect;
+mod neighbours;
 mod plan;
 mod precision;
 mod reading;
 mod sample;
+mod space;
 mod sweep;
 
 use std::io::{ErrorKind, IsTerminal, Write};
@@ -106,7 +108,7 @@ enum Command {
     Finetune(graft::RunArguments),
     /// Draws images from a model
     #[command(
-        after_help = "Examples:\n  scion sample embedded --count 50 --out grid.png\n  scion sample stage2.safetensors --class 7 --count 100 --out sneakers\n  scion sample stage2.safetensors --count 10000 --cfg 1.5 --out samples.npz"
+        after_help = "Examples:\n  scion sample embedded --count 50 --out grid.png\n  scion sample embedded --count 50 --out grid.png --film film.png\n  scion sample embedded stage1.safetensors stage2.safetensors --count 10 --out same-noise.png\n  scion sample stage2.safetensors --class 7 --count 100 --out sneakers\n  scion sample stage2.safetensors --count 10000 --cfg 1.5 --out samples.npz"
     )]
     Sample(sample::SampleArguments),
     /// Scores sets of images against a reference
@@ -119,6 +121,11 @@ enum Command {
         after_help = "Examples:\n  scion analyze embedded\n  scion analyze embedded --run scion-quickstart --out analysis\n  scion analyze my-model.pt --data my-images --samples 16 --steps 10"
     )]
     Analyze(analyze::AnalyzeArguments),
+    /// The training images nearest to a set's images: does a model repeat what it saw?
+    #[command(
+        after_help = "Examples:\n  scion neighbours samples.npz --out nearest.png\n  scion neighbours samples --training imagenet/train --inception pt_inception-2015-12-05-6726825d.pth"
+    )]
+    Neighbours(neighbours::NeighboursArguments),
     /// Times the kernels and the stages on this machine
     #[command(
         after_help = "Examples:\n  scion bench\n  scion bench --only dit-train,distil-swa --precision bf16 --json"
@@ -182,6 +189,7 @@ fn execute(command: Command, common: &Common) -> Result<()> {
         Command::Sample(arguments) => sample::sample(&arguments, common),
         Command::Evaluate(arguments) => evaluate::evaluate(&arguments, common),
         Command::Analyze(arguments) => analyze::analyze(&arguments, common),
+        Command::Neighbours(arguments) => neighbours::neighbours(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments),
         Command::Report { runs, out } => {
             let page = match &runs[..] {

@@ -1,4 +1,5 @@
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
@@ -11,21 +12,25 @@ use super::reading::Reading;
 use super::{Common, set_precision};
 use crate::checkpoint::ensure_absent;
 use crate::config::{PrecisionConfig, SampleConfig, SamplerConfig};
-use crate::data::image_io::{GridOptions, grid, save_folder, save_png};
+use crate::data::image_io::{GridOptions, grid, save_animation, save_folder, save_png};
 use crate::data::samples::{SETTINGS, labels_in_turn, write_samples};
 use crate::data::{ImageShape, from_unit};
 use crate::diffusion::GuidanceChannels;
 use crate::error::{Error, Result};
 use crate::model::{Architecture, Dit, DitConfig, fingerprint, load};
-use crate::run::{Progress, remove_parts, sample_images, sample_in_parts, with_checkpoint};
+use crate::run::{Progress, remove_parts, sample_film, sample_images, sample_in_parts, with_checkpoint};
 
 #[derive(Args)]
 pub struct SampleArguments {
-    /// A file, a folder, hf://ORG/REPO/FILE, or "embedded"
-    model: String,
+    /// A file, a folder, hf://ORG/REPO/FILE, or "embedded"; several are drawn from the same noise side by side, a column each
+    #[arg(required = true, value_name = "MODEL")]
+    models: Vec<String>,
     /// A grid (.png), an array file (.npz), or a folder of images
     #[arg(long)]
     out: PathBuf,
+    /// Also the first 50 images on their way from noise, as an animated PNG
+    #[arg(long)]
+    film: Option<PathBuf>,
     /// Number of images
     #[arg(long, default_value_t = 50)]
     count: usize,
@@ -71,11 +76,38 @@ pub fn sample(arguments: &SampleArguments, common: &Common) -> Result<()> {
     check(arguments, form.as_deref())?;
     let precision = precision(arguments);
     set_precision(precision);
-    with_checkpoint(&arguments.model, |file| {
+    let seed = common.seed.unwrap_or(0);
+    let [model] = &arguments.models[..] else { return side_by_side(arguments, seed, common.quiet) };
+    opened(arguments, model, |model, architecture, classes, shape| {
+        let settings = settings(arguments, precision, &model, architecture, &classes, seed);
+        let drawing = Drawing {
+            model,
+            sizes: &architecture.dit,
+            sampling: config(arguments),
+            seed,
+            labels: labels_in_turn(&classes, arguments.count),
+            shape,
+            settings,
+            quiet: common.quiet,
+        };
+        match form.as_deref() {
+            None => drawing.to_folder(&arguments.out)?,
+            Some(form) => drawing.to_file(&arguments.out, form, classes.len())?,
+        }
+        arguments.film.as_ref().map_or(Ok(()), |film| drawing.film(film, classes.len()))
+    })
+}
+
+/// Loads a model and hands it over with the classes to draw and its images' shape.
+fn opened<T>(
+    arguments: &SampleArguments,
+    name: &str,
+    then: impl FnOnce(Dit, &Architecture, Vec<usize>, ImageShape) -> Result<T>,
+) -> Result<T> {
+    with_checkpoint(name, |file| {
         let architecture = arguments.reading.architecture(file)?;
         let sizes = &architecture.dit;
         let classes = classes(arguments, sizes)?;
-        let labels = labels_in_turn(&classes, arguments.count);
         let shape =
             ImageShape { channels: sizes.in_channels, height: sizes.input_size, width: sizes.input_size };
         if ![1, 3].contains(&shape.channels) {
@@ -84,16 +116,51 @@ pub fn sample(arguments: &SampleArguments, common: &Common) -> Result<()> {
                 shape.channels
             )));
         }
-        let model = load(file, &architecture, &Device::flex())?;
-        let seed = common.seed.unwrap_or(0);
-        let settings = settings(arguments, precision, &model, &architecture, &classes, seed);
-        let sampling = config(arguments);
-        let drawing = Drawing { model, sizes, sampling, seed, labels, shape, settings, quiet: common.quiet };
-        match form.as_deref() {
-            None => drawing.to_folder(&arguments.out),
-            Some(form) => drawing.to_file(&arguments.out, form),
-        }
+        then(load(file, &architecture, &Device::flex())?, &architecture, classes, shape)
     })
+}
+
+/// A sheet with a row for every image and a column for every model, each row from the same noise.
+fn side_by_side(arguments: &SampleArguments, seed: u64, quiet: bool) -> Result<()> {
+    let (models, count) = (&arguments.models, arguments.count);
+    let mut progress = Progress::new("sample", (models.len() * count) as u64, 0, quiet);
+    let (mut columns, mut drawn): (Vec<(ImageShape, Vec<u8>)>, u64) = (Vec::new(), 0);
+    for name in models {
+        columns.push(opened(arguments, name, |model, architecture, classes, shape| {
+            let (sampling, labels) = (config(arguments), labels_in_turn(&classes, count));
+            let on_images = |images: usize| {
+                drawn += images as u64;
+                progress.set(drawn, "");
+            };
+            let images = sample_images(&model, &architecture.dit, &sampling, seed, &labels, 0, on_images)?;
+            Ok((shape, from_unit(&images)))
+        })?);
+    }
+    let shape = columns[0].0;
+    if let Some((model, (other, _))) = models.iter().zip(&columns).find(|(_, (other, _))| *other != shape) {
+        return Err(Error::Usage(format!(
+            "{} draws images of {shape}, {model} of {other}; side by side they must be alike",
+            models[0]
+        )));
+    }
+    let image = |column: &[u8], i: usize| column[i * shape.len()..(i + 1) * shape.len()].to_vec();
+    let rows = (0..count).flat_map(|i| columns.iter().flat_map(move |(_, column)| image(column, i)));
+    let options = GridOptions { scale: 2, ..GridOptions::new(models.len()) };
+    save_png(&arguments.out, &grid(&rows.collect::<Vec<u8>>(), shape, &options)?)?;
+    say!("columns: {}", models.join(", "));
+    Ok(())
+}
+
+/// Images of a film.
+const FILMED: usize = 50;
+
+/// Classes that stand in a column each; where there are more, ten images make a row.
+const CLASS_COLUMNS: usize = 16;
+
+/// How a sheet of images whose classes come in turn is laid out: a column a class where they are few.
+fn layout(classes: usize, count: usize) -> GridOptions {
+    let columns = if (2..=CLASS_COLUMNS).contains(&classes) { classes } else { 10 };
+    GridOptions { scale: 2, ..GridOptions::new(count.min(columns)) }
 }
 
 /// Images to be drawn.
@@ -129,7 +196,7 @@ impl Drawing<'_> {
     }
 
     /// Draws into one file. What an interrupted call had got to lies in a folder beside it.
-    fn to_file(&self, out: &Path, form: &str) -> Result<()> {
+    fn to_file(&self, out: &Path, form: &str, classes: usize) -> Result<()> {
         let parts = parts_folder(out);
         let mut progress = Progress::new("sample", self.labels.len() as u64, 0, self.quiet);
         let mut drawn = 0;
@@ -146,12 +213,19 @@ impl Drawing<'_> {
             from_unit(&sample_images(model, sizes, sampling, *seed, labels, 0, on_images)?)
         };
         if form == "png" {
-            let options = GridOptions { scale: 2, ..GridOptions::new(self.labels.len().min(10)) };
-            save_png(out, &grid(&pixels, self.shape, &options)?)?;
+            save_png(out, &grid(&pixels, self.shape, &layout(classes, labels.len()))?)?;
         } else {
             write_samples(out, &pixels, self.shape, Some(&self.labels))?;
         }
         if in_parts { remove_parts(&parts) } else { Ok(()) }
+    }
+
+    /// Draws the first images again and keeps what they are after every step.
+    fn film(&self, out: &Path, classes: usize) -> Result<()> {
+        let labels = &self.labels[..self.labels.len().min(FILMED)];
+        let frames = sample_film(&self.model, self.sizes, &self.sampling, self.seed, labels)?;
+        let sheet = |pixels: &Vec<u8>| grid(pixels, self.shape, &layout(classes, labels.len()));
+        save_animation(out, &frames.iter().map(sheet).collect::<Result<Vec<_>>>()?)
     }
 }
 
@@ -174,6 +248,17 @@ fn check(arguments: &SampleArguments, form: Option<&str>) -> Result<()> {
             "--count {}, --steps {} and --cfg {}: expected at least one image, one step and a finite scale",
             arguments.count, arguments.steps, arguments.cfg
         )));
+    }
+    if let Some(film) = &arguments.film {
+        if film.extension().is_none_or(|form| form != "png") {
+            return Err(Error::Usage(format!("--film {}: expected a .png file", film.display())));
+        }
+        ensure_absent(film)?;
+    }
+    if arguments.models.len() > 1 && (form != Some("png") || arguments.film.is_some()) {
+        return Err(Error::Usage(
+            "several models make one sheet: expected --out X.png, and no --film".into(),
+        ));
     }
     if form.is_none() {
         return Ok(());
@@ -246,7 +331,7 @@ fn settings(
 ) -> Value {
     let sampling = config(arguments);
     let mut settings = serde_json::json!({
-        "model": arguments.model,
+        "model": arguments.models[0],
         "weights-sha256": fingerprint(model),
         "heads": architecture.dit.heads,
         "seed": seed,

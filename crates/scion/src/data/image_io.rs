@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use super::image_set::ImageShape;
 use super::raster::Raster;
+use crate::atomic;
 use crate::error::{Error, Result};
 
 /// How a sheet of images is drawn.
@@ -71,6 +72,43 @@ pub fn save_folder(dir: &Path, pixels: &[u8], shape: ImageShape, first: usize) -
     pixels.par_chunks_exact(shape.len()).enumerate().try_for_each(|(i, image)| {
         save_png(&dir.join(format!("{:06}.png", first + i)), &Raster::from_planes(image, shape))
     })
+}
+
+/// Writes frames of one size as an animated PNG that plays for ever, a tenth of a second each and two for the last.
+///
+/// # Errors
+/// `Usage` if there is no frame, they differ in size, or have other than 1 or 3 channels; `Io` if it cannot be written.
+pub fn save_animation(path: &Path, frames: &[Raster]) -> Result<()> {
+    let bytes = animation(frames).map_err(|detail| Error::Usage(format!("animation: {detail}")))?;
+    atomic::write(path, &bytes)
+}
+
+fn animation(frames: &[Raster]) -> std::result::Result<Vec<u8>, String> {
+    let Some((last, others)) = frames.split_last() else { return Err("no frames".into()) };
+    let size = |frame: &Raster| (frame.width, frame.height, frame.channels);
+    if others.iter().any(|frame| size(frame) != size(last)) {
+        return Err("frames of different sizes".into());
+    }
+    let color = match last.channels {
+        1 => png::ColorType::Grayscale,
+        3 => png::ColorType::Rgb,
+        other => return Err(format!("{other} channels; expected 1 or 3")),
+    };
+    let (mut bytes, side) = (Vec::new(), |n: usize| u32::try_from(n).map_err(|e| e.to_string()));
+    let mut encoder = png::Encoder::new(&mut bytes, side(last.width)?, side(last.height)?);
+    encoder.set_color(color);
+    encoder.set_depth(png::BitDepth::Eight);
+    let told = |e: png::EncodingError| e.to_string();
+    encoder.set_animated(side(frames.len())?, 0).map_err(told)?;
+    encoder.set_frame_delay(1, 10).map_err(told)?;
+    let mut writer = encoder.write_header().map_err(told)?;
+    for frame in others {
+        writer.write_image_data(&frame.data).map_err(told)?;
+    }
+    writer.set_frame_delay(2, 1).map_err(told)?;
+    writer.write_image_data(&last.data).map_err(told)?;
+    writer.finish().map_err(told)?;
+    Ok(bytes)
 }
 
 /// Writes one PNG file. A kill leaves it whole or absent: a folder of samples goes on from the files it has.
@@ -141,6 +179,27 @@ mod tests {
         assert!(grid(&[1], DOTS, &GridOptions::new(0)).is_err());
         let pair = ImageShape { width: 2, ..DOTS };
         assert!(grid(&[1], pair, &GridOptions::new(1)).unwrap_err().to_string().contains("whole number"));
+    }
+
+    #[test]
+    fn animations_hold_every_frame() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("film.png");
+        let frame = |level: u8| Raster { width: 3, height: 2, channels: 1, data: vec![level; 6] };
+        save_animation(&path, &[frame(1), frame(2), frame(3)]).unwrap();
+        let decoder = png::Decoder::new(std::io::BufReader::new(fs::File::open(&path).unwrap()));
+        let mut reader = decoder.read_info().unwrap();
+        assert_eq!(reader.info().animation_control().unwrap().num_frames, 3);
+        for level in 1..=3 {
+            let mut pixels = vec![0; 6];
+            reader.next_frame(&mut pixels).unwrap();
+            assert_eq!(pixels, [level; 6]);
+        }
+        let wide = Raster { width: 6, height: 1, ..frame(1) };
+        assert!(
+            save_animation(&path, &[frame(1), wide]).unwrap_err().to_string().contains("different sizes")
+        );
+        assert!(save_animation(&path, &[]).is_err());
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod audit;
 mod entry;
+mod memorisation;
 mod metric;
 mod reference;
 mod scorer;
@@ -20,10 +21,11 @@ use crate::metrics::{NeighbourOptions, Splits};
 
 pub use audit::{Audit, Pixels};
 pub use entry::{ClassScore, Entry, PerClass, Scores};
+pub use memorisation::{Closest, HeldOut, Memorisation, Near, memorisation};
 pub use metric::Metric;
 pub use reference::Reference;
 use scorer::Scorer;
-pub use set::{Contents, Rows, contents};
+pub use set::{Contents, Images, Rows, contents};
 pub use space::FeatureSpace;
 pub use table::{listing, markdown, table};
 pub use warning::{Warning, WarningKind};

@@ -78,6 +78,9 @@ fn array_names(path: &Path) -> Result<Vec<String>> {
     Ok(names.into_keys().filter(|name| name != "__metadata__").collect())
 }
 
+/// Images read at a time where a few are picked out.
+const PICKED: usize = 1024;
+
 /// A set in a feature space.
 #[derive(Clone, Debug)]
 pub struct Rows {
@@ -108,7 +111,7 @@ impl Rows {
 }
 
 /// The images of a file or folder, passed in blocks.
-pub(super) struct Images {
+pub struct Images {
     source: Source,
     labels: Option<Vec<usize>>,
 }
@@ -137,19 +140,26 @@ impl Images {
     }
 
     /// Of a set at hand.
-    pub(super) fn of(set: ImageSet) -> Self {
+    pub fn of(set: ImageSet) -> Self {
         let labels = set.known_labels().map(<[usize]>::to_vec);
         Self { source: Source::Folder(set), labels }
     }
 
-    pub(super) fn len(&self) -> usize {
+    /// Number of images.
+    pub fn len(&self) -> usize {
         match &self.source {
             Source::File(file) => file.count(),
             Source::Folder(set) => set.len(),
         }
     }
 
-    pub(super) fn shape(&self) -> ImageShape {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The images' shape.
+    pub fn shape(&self) -> ImageShape {
         match &self.source {
             Source::File(file) => file.shape(),
             Source::Folder(set) => set.shape(),
@@ -158,6 +168,26 @@ impl Images {
 
     pub(super) fn labels(&self) -> Option<&[usize]> {
         self.labels.as_deref()
+    }
+
+    /// Some images by their index, u8 [n, C, H, W].
+    ///
+    /// # Errors
+    /// What is wrong with the file.
+    pub fn pick(&self, wanted: &[usize]) -> Result<Vec<u8>> {
+        let (size, mut first) = (self.shape().len(), 0);
+        let mut picked = vec![0; wanted.len() * size];
+        self.for_each_block(PICKED, |pixels| {
+            let block = first..first + pixels.len() / size;
+            for (to, &index) in picked.chunks_exact_mut(size).zip(wanted) {
+                if block.contains(&index) {
+                    to.copy_from_slice(&pixels[(index - first) * size..][..size]);
+                }
+            }
+            first = block.end;
+            Ok(())
+        })?;
+        Ok(picked)
     }
 
     /// Passes all images in order, u8 [n, C, H, W], and tells how many float values were clipped.

@@ -63,19 +63,25 @@ impl FeatureSpace {
     /// # Errors
     /// `Usage` if the set is not of the kind that the space takes; else what is wrong with its files.
     pub fn rows(&self, path: &Path, skip_broken: bool) -> Result<Rows> {
-        let kind = contents(path)?;
-        let misfit = |what: &str| Err(Error::Usage(format!("{} holds {what}", path.display())));
-        match (self, kind) {
-            (_, Contents::Statistics) => misfit("statistics without rows; give it as --reference"),
+        match (self, contents(path)?) {
+            (_, Contents::Statistics) => misfit(path, "statistics without rows; give it as --reference"),
             (Self::Files | Self::Inception(..), Contents::Features) => Rows::read(path),
-            (Self::Inception(network, preprocessing), Contents::Images) => {
-                recognised(network, *preprocessing, &Images::open(path, &any_folder(path, skip_broken)?)?)
-            }
-            (Self::Files, Contents::Images) => misfit("images, where the other sets hold features"),
             (Self::Classifier(_), Contents::Features) => {
-                misfit("features; give --reference, and feature files only")
+                misfit(path, "features; give --reference, and feature files only")
             }
-            (Self::Classifier(classifier), Contents::Images) => {
+            (_, Contents::Images) => self.rows_of(&self.images(path, skip_broken)?),
+        }
+    }
+
+    /// The images of a file or folder, where the space takes them.
+    ///
+    /// # Errors
+    /// As [`FeatureSpace::rows`].
+    pub fn images(&self, path: &Path, skip_broken: bool) -> Result<Images> {
+        match self {
+            Self::Files => misfit(path, "images, where the other sets hold features"),
+            Self::Inception(..) => Images::open(path, &any_folder(path, skip_broken)?),
+            Self::Classifier(_) => {
                 let images = Images::open(path, &classifier_folder(skip_broken))?;
                 let shape = images.shape();
                 if (shape.channels, shape.height, shape.width) != (1, SIDE, SIDE) {
@@ -83,11 +89,28 @@ impl FeatureSpace {
                         "images of {shape}; the embedded classifier judges 1×{SIDE}×{SIDE} ones, for others give \
                          feature files"
                     );
-                    return misfit(&detail);
+                    return misfit(path, &detail);
                 }
-                classified(classifier, &images)
+                Ok(images)
             }
         }
+    }
+
+    /// Images in this space.
+    ///
+    /// # Errors
+    /// `Usage` where features come from files; what is wrong with the images' files.
+    pub fn rows_of(&self, images: &Images) -> Result<Rows> {
+        match self {
+            Self::Files => Err(Error::Usage("images have no features in a space of feature files".into())),
+            Self::Inception(network, preprocessing) => recognised(network, *preprocessing, images),
+            Self::Classifier(classifier) => classified(classifier, images),
+        }
+    }
+
+    /// Whether the embedded images are of the kind that the space is made for.
+    pub fn knows_embedded(&self) -> bool {
+        matches!(self, Self::Classifier(_))
     }
 
     /// A reference given by the user. Where it holds statistics, its images are left alone unless a metric looks at
@@ -121,6 +144,10 @@ impl FeatureSpace {
             }
         }
     }
+}
+
+fn misfit<T>(path: &Path, what: &str) -> Result<T> {
+    Err(Error::Usage(format!("{} holds {what}", path.display())))
 }
 
 fn classifier_folder(skip_broken: bool) -> FolderOptions {

@@ -15,9 +15,11 @@ mod frechet_delta;
 pub mod gaussian;
 pub mod inception_score;
 pub mod kid;
+pub mod nearest;
 pub mod neighbours;
 pub mod npy;
 pub mod npz;
+mod pairs;
 pub mod stats_file;
 
 pub use accuracy::Accuracy;
@@ -27,6 +29,7 @@ pub use frechet::{Gaussian, JackknifeOptions, Sampled, frechet_distance, frechet
 pub use gaussian::{GaussianStats, Moments};
 pub use inception_score::{InceptionScore, Splits, inception_score};
 pub use kid::{Kid, KidOptions, kernel_distance};
+pub use nearest::{Neighbour, nearest};
 pub use neighbours::{NeighbourOptions, NeighbourScores, Neighbourhoods};
 pub use stats_file::StatsFile;
 

@@ -25,7 +25,7 @@ pub use pipeline::{Outcome, Until, check_stages, run};
 pub use plan::{Planned, plan_of};
 pub use pretrain::pretrain;
 pub use progress::Progress;
-pub use sample::{remove_parts, sample_images, sample_in_parts};
+pub use sample::{remove_parts, sample_film, sample_images, sample_in_parts};
 pub use source::{held_out_images, training_images};
 pub use teacher::{EMBEDDED_NAME, Teacher, embedded_teacher, is_at_hand, with_checkpoint};
 

@@ -7,7 +7,7 @@ use scion_kernels::PackedWeights;
 use crate::atomic;
 use crate::config::SampleConfig;
 use crate::data::from_unit;
-use crate::diffusion::{Guidance, NoiseStream, Sampling, sample_loop};
+use crate::diffusion::{Guidance, NoiseStream, Sampling, Step, sample_loop};
 use crate::error::{Error, Result};
 use crate::model::{Dit, DitConfig};
 
@@ -28,11 +28,37 @@ pub fn sample_images(
     on_images: impl FnMut(usize),
 ) -> Result<Vec<f32>> {
     let predict = |x: &[f32], t: &[f32], y: &[usize]| model.predict(x, t, y);
-    draw(predict, sizes, config, seed, labels, first, on_images)
+    draw(predict, sizes, config, seed, labels, first, on_images, |_| Ok(()))
+}
+
+/// The first images of [`sample_images`] on their way: what they are after every step, from noise to images, in bytes,
+/// [step][N, C, H, W].
+///
+/// # Errors
+/// As [`sample_images`].
+pub fn sample_film(
+    model: &Dit,
+    sizes: &DitConfig,
+    config: &SampleConfig,
+    seed: u64,
+    labels: &[usize],
+) -> Result<Vec<Vec<u8>>> {
+    let mut frames: Vec<Vec<u8>> = Vec::new();
+    let mut start = None;
+    let predict = |x: &[f32], t: &[f32], y: &[usize]| model.predict(x, t, y);
+    let on_step = |step: Step<'_>| {
+        let frame = *start.get_or_insert(step.index) - step.index;
+        frames.resize(frames.len().max(frame + 1), Vec::new());
+        frames[frame].extend(from_unit(step.x));
+        Ok(())
+    };
+    draw(predict, sizes, config, seed, labels, 0, |_| {}, on_step)?;
+    Ok(frames)
 }
 
 /// [`sample_images`] of a model given as its `predict`, which sees a batch's images, and behind them the same again with the
-/// null class where there is guidance.
+/// null class where there is guidance; `on_step` sees every step of every batch.
+#[allow(clippy::too_many_arguments)]
 pub(super) fn draw(
     mut predict: impl FnMut(&[f32], &[f32], &[usize]) -> Vec<f32>,
     sizes: &DitConfig,
@@ -41,6 +67,7 @@ pub(super) fn draw(
     labels: &[usize],
     first: u64,
     mut on_images: impl FnMut(usize),
+    mut on_step: impl FnMut(Step<'_>) -> Result<()>,
 ) -> Result<Vec<f32>> {
     if config.cfg != 1.0 && !sizes.null_class {
         return Err(Error::Usage(format!(
@@ -64,7 +91,7 @@ pub(super) fn draw(
         let noise = |image: usize, z: &mut [f32]| streams[image].fill_normal(z);
         let predict = |x: &[f32], t: usize| guided(&mut predict, sizes, config, x, t, labels, shape);
         images.extend(
-            weights.scope(|| sample_loop(&schedule, sampling, shape, x_t, noise, predict, |_| Ok(())))?,
+            weights.scope(|| sample_loop(&schedule, sampling, shape, x_t, noise, predict, &mut on_step))?,
         );
         on_images(labels.len());
     }

@@ -38,8 +38,9 @@ pub(crate) fn watch(
         let images = sampling.batch.min(labels.len() - first);
         model.predict_tapped(x, t, y, &mut |seen| see(Glimpse { first, images, timestep, seen }))
     };
-    draw(predict, sizes, sampling, seed, labels, 0, |images| {
+    let on_images = |images| {
         first.set(first.get() + images);
         on_images(images);
-    })
+    };
+    draw(predict, sizes, sampling, seed, labels, 0, on_images, |_| Ok(()))
 }

@@ -7,6 +7,7 @@ mod evaluation_sets;
 mod grafted;
 mod locality;
 mod messages;
+mod neighbours;
 mod place;
 mod restructures;
 mod runs;

@@ -197,3 +197,47 @@ fn a_full_disk_leaves_no_partial_file() {
         assert_eq!(listing(folder.path()), [""; 0], "{name} left something");
     }
 }
+
+/// Pixels of a grey sheet.
+fn pixels(path: &Path) -> image::GrayImage {
+    image::open(path).unwrap().into_luma8()
+}
+
+#[test]
+fn several_models_share_the_noise_of_a_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    printed(sample(&path("one.png"), "3").args(["--class", "2"]));
+    let mut both = sample(&path("both.png"), "3");
+    let said = printed(both.args(["--class", "2"]).arg(fixture(SMALL_MODEL)));
+    assert_eq!(said.matches("model.pt").count(), 2, "{said}");
+    let (one, both) = (pixels(&path("one.png")), pixels(&path("both.png")));
+    // Of 24 pixels with a gap of 2: images in a row there, and below each other, twice, here.
+    assert_eq!((one.dimensions(), both.dimensions()), ((76, 24), (50, 76)));
+    for (place, left) in [(0, 0), (1, 0), (2, 0), (0, 26), (1, 26), (2, 26)] {
+        for (x, y) in (0..24).flat_map(|y| (0..24).map(move |x| (x, y))) {
+            assert_eq!(both.get_pixel(left + x, place * 26 + y), one.get_pixel(place * 26 + x, y));
+        }
+    }
+    let message = refused(sample(&path("two.npz"), "3").arg("embedded"), 2);
+    assert_names(&message, &["several models", ".png"]);
+    let message = refused(sample(&path("two.png"), "3").arg("embedded"), 2);
+    assert_names(&message, &["28", "12", "alike"]);
+}
+
+#[test]
+fn a_film_ends_in_the_images() {
+    let folder = tempfile::tempdir().unwrap();
+    let (grid, film) = (folder.path().join("grid.png"), folder.path().join("film.png"));
+    printed(sample(&grid, "5").arg("--film").arg(&film));
+    let decoder = png::Decoder::new(std::io::BufReader::new(fs::File::open(&film).unwrap()));
+    let mut reader = decoder.read_info().unwrap();
+    assert_eq!(reader.info().animation_control().unwrap().num_frames, 2);
+    let mut frames = [(); 2].map(|()| vec![0; reader.output_buffer_size().unwrap()]);
+    frames.iter_mut().for_each(|frame| drop(reader.next_frame(frame).unwrap()));
+    assert!(frames[1] == pixels(&grid).into_raw() && frames[0] != frames[1]);
+    assert_names(
+        &refused(sample(&folder.path().join("other.png"), "5").arg("--film").arg(&film), 1),
+        &["film.png"],
+    );
+}
