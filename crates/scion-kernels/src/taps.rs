@@ -114,10 +114,10 @@ impl Taps {
     }
 }
 
-/// Writes the outputs of a run of an image's tokens, [run, width]; image and run are told in that order.
+/// Writes all outputs of a run of an image's tokens, [run, width]; image and run are told in that order.
 pub(crate) type Forward = fn(&Taps, &[f32], Range<usize>, &mut [f32]);
 
-/// Gradients of a run of an image's tokens, from that of the image's output, [T, width]: writes those of the run's rows,
+/// Gradients of a run of an image's tokens, from that of the image's output, [T, width]: writes all values of the run's rows,
 /// adds to those of filter and bias what the run's outputs contribute.
 pub(crate) type Backward = fn(&Taps, &[f32], &[f32], Range<usize>, &mut [f32], &mut TapsGradient);
 
@@ -135,7 +135,8 @@ impl Taps {
     /// The gradients of `x`, filter and bias, where wanted.
     pub fn backward(&self, x: &Array, grad: &Array, op: Backward, wanted: [bool; 3]) -> [Option<Array>; 3] {
         let [_, tokens, _] = x.dims()[..] else { unreachable!("tokens are [N, T, C]") };
-        // SAFETY: every token is written below.
+        assert_eq!(self.row, x.width(), "every value of a row gets its gradient");
+        // SAFETY: an operation writes all rows of its run.
         let mut dx = unsafe { unfilled(x.values().len()) };
         let images: Vec<_> = x
             .values()

@@ -22,7 +22,11 @@ fn read(file: &Checkpoint, name: &str) -> Vec<f32> {
 fn error(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
     let top = expected.iter().fold(0f32, |m, v| m.max(v.abs()));
-    let difference = found.iter().zip(expected).map(|(f, e)| (f - e).abs()).fold(0.0, f32::max);
+    let difference = found
+        .iter()
+        .zip(expected)
+        .map(|(f, e)| (f - e).abs())
+        .fold(0f32, |m, d| if d > m || d.is_nan() { d } else { m });
     if top == 0.0 { difference } else { difference / top }
 }
 

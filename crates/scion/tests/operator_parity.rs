@@ -17,7 +17,12 @@ use scion::train::collect;
 fn error(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
     let top = expected.iter().fold(1e-6f32, |m, v| m.max(v.abs()));
-    found.iter().zip(expected).map(|(f, e)| (f - e).abs()).fold(0.0, f32::max) / top
+    found
+        .iter()
+        .zip(expected)
+        .map(|(f, e)| (f - e).abs())
+        .fold(0f32, |m, d| if d > m || d.is_nan() { d } else { m })
+        / top
 }
 
 fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {

@@ -1,5 +1,6 @@
 //! What the numbers suggest, in words, each piece with the rule and the numbers behind it.
 
+use crate::metrics::median;
 use crate::operator::Slot;
 use crate::report::analysis::{Advice, AnalysisResults, OperatorResult};
 use crate::report::results::Estimate;
@@ -48,7 +49,7 @@ impl Tails {
         found.sort_by(f64::total_cmp);
         let (first, last) = (*found.first()?, *found.last()?);
         let outliers = operators.iter().filter(|o| o.output.all.outliers > 0).count();
-        let kurtosis = found[found.len() / 2];
+        let kurtosis = median(found.iter().copied())?;
         Some(Self { kurtosis, range: [first, last], outliers, blocks: found.len() })
     }
 
@@ -209,7 +210,22 @@ fn order_text(results: &AnalysisResults, slot: Slot, order: &[usize]) -> String 
         });
         format!("block {block}: {}", cost.into_iter().chain(local).collect::<Vec<_>>().join(", and "))
     };
-    format!("{}, in this order. First {}. Last {}.", joined(&names), facts(first), facts(last))
+    let mut text =
+        format!("{}, in this order. First {}. Last {}.", joined(&names), facts(first), facts(last));
+    if let (Some(low), Some(high)) = (cost(results, slot, first), cost(results, slot, last))
+        && !apart(&low, &high)
+    {
+        text.push_str(
+            " By the loss alone the two cannot be told apart: more images (--images) would say more.",
+        );
+    }
+    text
+}
+
+/// Whether two changes differ by more than 1.96 standard errors of their difference.
+fn apart(a: &Estimate, b: &Estimate) -> bool {
+    let error = a.stderr.zip(b.stderr).map_or(f64::NAN, |(a, b)| a.hypot(b));
+    (a.value - b.value).abs() > 1.96 * error
 }
 
 /// A change of the loss, also as a share of the loss.
@@ -231,7 +247,7 @@ fn replaced_text(results: &AnalysisResults) -> Option<String> {
     found.sort_by(|a, b| a.0.value.total_cmp(&b.0.value));
     let ((least, name, place), (most, other_name, other_place)) = (found.first()?, found.last()?);
     Some(format!(
-        "Each of the {} was put into the model alone. {name} as {place} changes the loss least, by {}; {other_name} as \
+        "Each of the {} was put into the model alone. {name} as {place} raises the loss least, by {}; {other_name} as \
          {other_place} most, by {}.",
         found.len(),
         estimate_text(least),

@@ -8,6 +8,7 @@ use burn::tensor::TensorData;
 
 use super::{AnalyzeConfig, Subject, watching};
 use crate::checkpoint::{Precision, TensorSource, write_safetensors};
+use crate::data::samples::labels_in_groups;
 use crate::error::Result;
 use crate::model::Seen;
 use crate::operator::{Attention, Operator, Slot, Spread};
@@ -37,9 +38,8 @@ impl Exports {
         let last = schedule.len() - 1;
         let mut timesteps: Vec<usize> = [0, last / 2, last].map(|step| schedule.timestep_map[step]).into();
         timesteps.dedup();
-        let labels = (0..settings.samples.min(IMAGES))
-            .map(|i| i * subject.architecture.dit.num_classes / settings.samples)
-            .collect();
+        let mut labels = labels_in_groups(settings.samples, subject.architecture.dit.num_classes);
+        labels.truncate(IMAGES);
         Ok(Self { timesteps, inputs: BTreeMap::new(), passes: Vec::new(), labels })
     }
 

@@ -2,6 +2,8 @@
 
 use rayon::prelude::*;
 
+use crate::metrics::median;
+
 /// A channel stands out where its standard deviation or its largest magnitude is more than this many times that of the median
 /// channel.
 pub const OUTLIER: f64 = 5.0;
@@ -136,11 +138,8 @@ impl ChannelMoments {
 
     /// The channels, ascending, that stand out from the others: see [`OUTLIER`].
     pub fn outliers(&self) -> Vec<usize> {
-        let limit = |of: fn(&Moments) -> f64| {
-            let mut values: Vec<f64> = self.0.iter().map(of).collect();
-            values.sort_by(f64::total_cmp);
-            values.get(values.len() / 2).map_or(0.0, |median| OUTLIER * median)
-        };
+        let limit =
+            |of: fn(&Moments) -> f64| median(self.0.iter().map(of)).map_or(0.0, |median| OUTLIER * median);
         let (std, max) = (limit(Moments::std), limit(Moments::max_abs));
         let stands_out = |channel: &Moments| channel.std() > std || channel.max_abs() > max;
         (0..self.0.len()).filter(|&channel| stands_out(&self.0[channel])).collect()

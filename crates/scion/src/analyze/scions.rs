@@ -17,6 +17,8 @@ use crate::run::TEACHER;
 pub struct Scions {
     /// The run's folder as it was called.
     pub run: String,
+    /// SHA-256 of its weights after stage 1.
+    pub sha256: String,
     /// Its data.
     pub data: DataConfig,
     /// Name and operator by place.
@@ -58,6 +60,7 @@ impl Scions {
             return Err(Error::invalid(run, detail));
         }
         let model = load(&file, &grafted, &subject.model.device())?;
+        let weights_hash = crate::model::fingerprint(&model);
         let sites = (0..before.dit.depth).flat_map(|block| Slot::ALL.map(|slot| (block, slot)));
         let operators: BTreeMap<Site, (String, Part)> = sites
             .filter(|&(block, slot)| grafted.replacement(block, slot) != before.replacement(block, slot))
@@ -69,6 +72,6 @@ impl Scions {
         if operators.is_empty() {
             return Err(Error::invalid(run, "has no operator that differs from the model's"));
         }
-        Ok(Self { run: run.display().to_string(), data: recipe.data, operators })
+        Ok(Self { run: run.display().to_string(), sha256: weights_hash, data: recipe.data, operators })
     }
 }

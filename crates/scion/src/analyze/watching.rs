@@ -10,6 +10,7 @@ use super::export::Exports;
 use super::moments::ChannelMoments;
 use super::{AnalyzeConfig, BATCH, Subject};
 use crate::config::SampleConfig;
+use crate::data::samples::labels_in_groups;
 use crate::error::Result;
 use crate::model::{Seen, Site};
 use crate::operator::{Operator, Spread};
@@ -102,7 +103,7 @@ fn draw(
     mut see: impl FnMut(&Glimpse),
 ) -> Result<()> {
     let (sizes, count) = (&subject.architecture.dit, sampling.count);
-    let labels: Vec<usize> = (0..count).map(|i| i * sizes.num_classes / count).collect();
+    let labels = labels_in_groups(count, sizes.num_classes);
     let total = count.div_ceil(sampling.batch) * sampling.steps;
     let (mut progress, mut done) = (Progress::new(what, total as u64, 0, quiet), 0);
     let see = |glimpse: Glimpse| {

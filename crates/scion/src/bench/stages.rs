@@ -9,6 +9,7 @@ use scion_kernels::PackedWeights;
 use super::workload::{EMBEDDED_BATCH, Job, normal, quickstart, random_dit};
 use crate::capture::{Activations, add_noise, capture};
 use crate::config::GraftConfig;
+use crate::data::samples::labels_in_groups;
 use crate::data::{Batch, Batches};
 use crate::diffusion::Schedule;
 use crate::error::Result;
@@ -66,7 +67,7 @@ impl Setting {
         let teacher = random_dit(&sizes, &Device::flex())?;
         let plan = Plan::new(&Architecture::native(sizes.clone()), &[graft], &[])?;
         let images = Box::new(move |step| {
-            let labels = (0..batch).map(|i| i * sizes.num_classes / batch).collect();
+            let labels = labels_in_groups(batch, sizes.num_classes);
             let shape = [batch, sizes.in_channels, sizes.input_size, sizes.input_size];
             let images = normal(batch * sizes.image_len(), step);
             Ok(Batch { images, shape, labels, indices: (0..batch).collect(), flipped: vec![false; batch] })

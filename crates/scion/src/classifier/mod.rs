@@ -23,6 +23,9 @@ pub use network::{CLASSES, FEATURES, SIDE};
 use network::{Network, PIXELS};
 pub use train::{EpochReport, Settings, train};
 
+/// What the embedded feature space is called, so that nobody takes the distance for FID.
+pub const FEATURE_SPACE: &str = "penultimate features of Scion's own Fashion-MNIST classifier (these distances are not FID or Inception KID)";
+
 /// Images computed at a time. Fixed, and short blocks are filled up, so that no image's features depend on
 /// how many others are asked for.
 const BLOCK: usize = 100;

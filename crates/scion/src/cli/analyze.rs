@@ -11,7 +11,7 @@ use super::reading::Reading;
 use super::{Common, set_precision};
 use crate::analyze::{self, AnalyzeConfig, HeldOut, Scions, Subject};
 use crate::checkpoint::{Checkpoint, ensure_absent};
-use crate::config::{DataConfig, DataSource};
+use crate::config::{DataConfig, DataSource, PrecisionConfig};
 use crate::error::{Error, Result};
 use crate::model::{fingerprint, load};
 use crate::run::{EMBEDDED_NAME, embedded_teacher, kebab, with_checkpoint};
@@ -58,6 +58,20 @@ pub struct AnalyzeArguments {
 /// Beside the results: what decided them.
 const SETTINGS: &str = "settings.json";
 
+/// The precision to compute in. An analysis that is there already decides what `auto` means.
+fn precision(arguments: &AnalyzeArguments) -> PrecisionConfig {
+    let asked = arguments.precision.config();
+    if asked != PrecisionConfig::Auto {
+        return asked;
+    }
+    let begun = || {
+        let text = std::fs::read_to_string(arguments.out.join(SETTINGS)).ok()?;
+        let settings: Value = serde_json::from_str(&text).ok()?;
+        serde_json::from_value(settings.get("precision")?.clone()).ok()
+    };
+    begun().unwrap_or(asked).resolved()
+}
+
 pub fn analyze(arguments: &AnalyzeArguments, common: &Common) -> Result<()> {
     let settings = AnalyzeConfig {
         samples: arguments.samples,
@@ -68,7 +82,7 @@ pub fn analyze(arguments: &AnalyzeArguments, common: &Common) -> Result<()> {
     };
     settings.check()?;
     arguments.export_attention.as_deref().map_or(Ok(()), ensure_absent)?;
-    let precision = arguments.precision.config().resolved();
+    let precision = precision(arguments);
     set_precision(precision);
     with_checkpoint(&arguments.model, |file| run(arguments, &settings, file, &kebab(&precision), common))
 }
@@ -90,7 +104,8 @@ fn run(
         .as_ref()
         .map(|data| HeldOut::open(data, &architecture.dit, settings.images, seed))
         .transpose()?;
-    let decided = decided(arguments, settings, &subject, &weights, data.as_ref(), precision, seed);
+    let decided =
+        decided(arguments, settings, &subject, &weights, data.as_ref(), scions.as_ref(), precision, seed);
     claim(&arguments.out, SETTINGS, &decided, "an analysis")?;
     let page = arguments.out.join(analyze::PAGE);
     if page.exists() && arguments.export_attention.is_none() {
@@ -101,7 +116,7 @@ fn run(
     let mut results =
         analyze::analyze(&subject, settings, held_out.as_ref(), scions.as_ref(), seed, export, common.quiet)?;
     results.precision = precision.into();
-    results.command = command(arguments, settings, seed);
+    results.command = command(arguments, settings, precision, seed);
     let page = analyze::write(&results, &arguments.out)?;
     for advice in &results.advice {
         say!("{}: {}\n", advice.topic, advice.text);
@@ -113,13 +128,15 @@ fn run(
     Ok(())
 }
 
-/// Everything that decides the results.
+/// Everything that decides the results, but for the pictures in a folder of data.
+#[allow(clippy::too_many_arguments)]
 fn decided(
     arguments: &AnalyzeArguments,
     settings: &AnalyzeConfig,
     subject: &Subject,
     weights: &str,
     data: Option<&DataConfig>,
+    scions: Option<&Scions>,
     precision: &str,
     seed: u64,
 ) -> Value {
@@ -128,8 +145,10 @@ fn decided(
         "weights-sha256": weights,
         "heads": subject.architecture.dit.heads,
         "grafts": subject.architecture.grafts,
+        "pairs": subject.architecture.pairs,
         "data": data,
         "run": arguments.run,
+        "run-sha256": scions.map(|scions| &scions.sha256),
         "precision": precision,
         "seed": seed,
     });
@@ -170,7 +189,7 @@ fn is_embedded(subject: &Subject, weights: &str) -> Result<bool> {
 }
 
 /// The command line, without what has no bearing on the results.
-fn command(arguments: &AnalyzeArguments, settings: &AnalyzeConfig, seed: u64) -> String {
+fn command(arguments: &AnalyzeArguments, settings: &AnalyzeConfig, precision: &str, seed: u64) -> String {
     let mut command = format!("scion analyze {}", arguments.model);
     let mut add =
         |option: &str, value: &dyn std::fmt::Display| command.push_str(&format!(" {option} {value}"));
@@ -184,6 +203,7 @@ fn command(arguments: &AnalyzeArguments, settings: &AnalyzeConfig, seed: u64) ->
     add("--cfg", cfg);
     add("--images", images);
     add("--frechet", frechet_images);
+    add("--precision", &precision);
     add("--seed", &seed);
     command
 }

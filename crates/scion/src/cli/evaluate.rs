@@ -65,6 +65,9 @@ pub fn evaluate(arguments: &EvaluateArguments, common: &Common) -> Result<()> {
     };
     let outputs = [&arguments.out, &arguments.save_stats];
     outputs.into_iter().flatten().try_for_each(|path| ensure_absent(path))?;
+    if arguments.out.is_some() && arguments.out == arguments.save_stats {
+        return Err(Error::Usage("--out and --save-stats name the same file".into()));
+    }
     let space = arguments.space.space(&arguments.samples[0])?;
     let reference = match &arguments.reference {
         Some(path) => Some(space.reference(path, &options)?),

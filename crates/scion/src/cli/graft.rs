@@ -13,7 +13,7 @@ pub struct QuickstartArguments {
     /// The run's folder
     #[arg(long, default_value = "scion-quickstart")]
     out: PathBuf,
-    /// Print the recipe and the plan, compute nothing
+    /// Print the recipe and the plan; nothing is trained or drawn, only locality measured where it chooses blocks
     #[arg(long)]
     dry_run: bool,
 }
@@ -25,7 +25,7 @@ pub struct RunArguments {
     /// The run's folder; runs/NAME of the recipe by default
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Print the recipe and the plan, compute nothing
+    /// Print the recipe and the plan; nothing is trained or drawn, only locality measured where it chooses blocks
     #[arg(long)]
     dry_run: bool,
     /// Leave out images that cannot be read instead of stopping

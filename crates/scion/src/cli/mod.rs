@@ -139,9 +139,9 @@ enum Command {
         /// The run's folder, or those of several runs
         #[arg(required = true, value_name = "RUN")]
         runs: Vec<PathBuf>,
-        /// The page that compares several runs
-        #[arg(long, default_value = "comparison.html")]
-        out: PathBuf,
+        /// The page that compares several runs; comparison.html by default
+        #[arg(long)]
+        out: Option<PathBuf>,
     },
     /// Prints a completion script for a shell
     #[command(
@@ -192,9 +192,17 @@ fn execute(command: Command, common: &Common) -> Result<()> {
         Command::Neighbours(arguments) => neighbours::neighbours(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments),
         Command::Report { runs, out } => {
-            let page = match &runs[..] {
-                [run] => crate::report::from_run_dir(run)?,
-                _ => crate::report::compare_runs(&runs, &out).map(|()| out)?,
+            let page = match (&runs[..], out) {
+                ([run], None) => crate::report::from_run_dir(run)?,
+                ([_], Some(_)) => {
+                    let detail = "--out is for several runs; the report of one lies in its folder";
+                    return Err(Error::Usage(detail.into()));
+                }
+                (_, out) => {
+                    let out = out.unwrap_or_else(|| "comparison.html".into());
+                    crate::report::compare_runs(&runs, &out)?;
+                    out
+                }
             };
             say!("{}", page.display());
             Ok(())

@@ -17,7 +17,7 @@ pub struct NeighboursArguments {
     /// What the model was trained on, as samples; the embedded training images by default
     #[arg(long)]
     training: Option<PathBuf>,
-    /// Real images that it was not trained on, to compare with; the embedded test images by default
+    /// Real images that it was not trained on, to compare with; the embedded test images where --training is left out
     #[arg(long)]
     held_out: Option<PathBuf>,
     #[command(flatten)]
@@ -65,7 +65,7 @@ pub fn neighbours(arguments: &NeighboursArguments) -> Result<()> {
         return Err(Error::Usage("--count 0: expected at least one sample".into()));
     }
     if let Some(out) = &arguments.out {
-        if out.extension().is_none_or(|form| form != "png") {
+        if out.extension().is_none_or(|form| !form.eq_ignore_ascii_case("png")) {
             return Err(Error::Usage(format!("--out {}: expected a .png file", out.display())));
         }
         ensure_absent(out)?;
@@ -109,7 +109,7 @@ fn print(found: &Memorisation) -> Result<()> {
     if let Some(real) = &found.held_out {
         say!("held-out images:  {}, median distance {:.4}", real.images, real.median);
         say!(
-            "suspicious:       {:.2}% of the samples are nearer than all but 1% of the held-out images ({:.4})",
+            "suspicious:       {:.2}% of the samples are as near as 1% of the held-out images are ({:.4})",
             100.0 * real.share_below,
             real.threshold
         );

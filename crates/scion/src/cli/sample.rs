@@ -120,9 +120,31 @@ fn opened<T>(
     })
 }
 
+fn sizes(arguments: &SampleArguments, name: &str) -> Result<DitConfig> {
+    with_checkpoint(name, |file| Ok(arguments.reading.architecture(file)?.dit))
+}
+
 /// A sheet with a row for every image and a column for every model, each row from the same noise.
 fn side_by_side(arguments: &SampleArguments, seed: u64, quiet: bool) -> Result<()> {
     let (models, count) = (&arguments.models, arguments.count);
+    let sizes = models.iter().map(|name| sizes(arguments, name)).collect::<Result<Vec<_>>>()?;
+    let alike = |a: &DitConfig| (a.in_channels, a.input_size, a.num_classes);
+    if let Some((model, other)) =
+        models.iter().zip(&sizes).find(|(_, other)| alike(other) != alike(&sizes[0]))
+    {
+        let told = |sizes: &DitConfig| {
+            format!(
+                "{}×{1}×{1} images of {2} classes",
+                sizes.in_channels, sizes.input_size, sizes.num_classes
+            )
+        };
+        return Err(Error::Usage(format!(
+            "{} draws {}, {model} {}; side by side they must be alike",
+            models[0],
+            told(&sizes[0]),
+            told(other)
+        )));
+    }
     let mut progress = Progress::new("sample", (models.len() * count) as u64, 0, quiet);
     let (mut columns, mut drawn): (Vec<(ImageShape, Vec<u8>)>, u64) = (Vec::new(), 0);
     for name in models {
@@ -137,12 +159,6 @@ fn side_by_side(arguments: &SampleArguments, seed: u64, quiet: bool) -> Result<(
         })?);
     }
     let shape = columns[0].0;
-    if let Some((model, (other, _))) = models.iter().zip(&columns).find(|(_, (other, _))| *other != shape) {
-        return Err(Error::Usage(format!(
-            "{} draws images of {shape}, {model} of {other}; side by side they must be alike",
-            models[0]
-        )));
-    }
     let image = |column: &[u8], i: usize| column[i * shape.len()..(i + 1) * shape.len()].to_vec();
     let rows = (0..count).flat_map(|i| columns.iter().flat_map(move |(_, column)| image(column, i)));
     let options = GridOptions { scale: 2, ..GridOptions::new(models.len()) };
@@ -250,24 +266,29 @@ fn check(arguments: &SampleArguments, form: Option<&str>) -> Result<()> {
         )));
     }
     if let Some(film) = &arguments.film {
-        if film.extension().is_none_or(|form| form != "png") {
+        if film.extension().is_none_or(|form| !form.eq_ignore_ascii_case("png")) {
             return Err(Error::Usage(format!("--film {}: expected a .png file", film.display())));
         }
-        ensure_absent(film)?;
+        if *film == arguments.out {
+            return Err(Error::Usage("--film and --out name the same file".into()));
+        }
+        check_writable(film)?;
     }
     if arguments.models.len() > 1 && (form != Some("png") || arguments.film.is_some()) {
         return Err(Error::Usage(
             "several models make one sheet: expected --out X.png, and no --film".into(),
         ));
     }
-    if form.is_none() {
-        return Ok(());
-    }
-    let folder = arguments.out.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if form.is_some() { check_writable(&arguments.out) } else { Ok(()) }
+}
+
+/// Checks that a file is not there, and its folder is.
+fn check_writable(path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !folder.is_dir() {
-        return Err(Error::invalid(&arguments.out, "cannot be written: its folder does not exist"));
+        return Err(Error::invalid(path, "cannot be written: its folder does not exist"));
     }
-    ensure_absent(&arguments.out)
+    ensure_absent(path)
 }
 
 fn config(arguments: &SampleArguments) -> SampleConfig {

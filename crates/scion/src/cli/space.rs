@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use burn::tensor::Device;
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use crate::error::{Error, Result};
 use crate::evaluate::{Contents, FeatureSpace, contents};
@@ -15,15 +15,7 @@ pub struct SpaceArguments {
     inception: Option<String>,
     /// Compare in Inception's features, with images prepared as by this program; adm if only --inception is given
     #[arg(long, value_enum)]
-    preprocess: Option<PreprocessChoice>,
-}
-
-/// Whose way of resizing and scaling to follow.
-#[derive(Clone, Copy, ValueEnum)]
-enum PreprocessChoice {
-    Adm,
-    PytorchFid,
-    CleanFid,
+    preprocess: Option<Preprocessing>,
 }
 
 impl SpaceArguments {
@@ -34,11 +26,7 @@ impl SpaceArguments {
     pub fn space(&self, first: &Path) -> Result<FeatureSpace> {
         if self.inception.is_some() || self.preprocess.is_some() {
             let network = Inception::open(&locate(self.inception.as_deref())?)?;
-            let preprocessing = match self.preprocess {
-                None | Some(PreprocessChoice::Adm) => Preprocessing::Adm,
-                Some(PreprocessChoice::PytorchFid) => Preprocessing::PytorchFid,
-                Some(PreprocessChoice::CleanFid) => Preprocessing::CleanFid,
-            };
+            let preprocessing = self.preprocess.unwrap_or(Preprocessing::Adm);
             return Ok(FeatureSpace::Inception(Box::new(network), preprocessing));
         }
         match contents(first)? {

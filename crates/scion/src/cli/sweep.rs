@@ -15,7 +15,7 @@ pub struct SweepArguments {
     /// The study's folder; runs/NAME of the study by default
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Print the variants and their plans, compute nothing
+    /// Print the variants and their plans; nothing is trained or drawn, only locality measured where it chooses blocks
     #[arg(long)]
     dry_run: bool,
 }

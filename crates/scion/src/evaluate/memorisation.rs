@@ -8,10 +8,13 @@ use super::space::FeatureSpace;
 use crate::data::image_io::{GridOptions, grid};
 use crate::data::raster::Raster;
 use crate::error::{Error, Result};
-use crate::metrics::{Neighbour, nearest};
+use crate::metrics::{Neighbour, median, nearest};
 
 /// Share of the held-out images that lie below the distance from which on nothing is suspicious.
 const SUSPICIOUS: f64 = 0.01;
+
+/// Held-out images that it takes to tell that share.
+const HELD_OUT: usize = 100;
 
 /// How near a set's images are to training images, in a feature space.
 #[derive(Clone, Debug, Serialize)]
@@ -40,9 +43,9 @@ pub struct HeldOut {
     pub images: usize,
     /// Median distance to the nearest training image.
     pub median: f64,
-    /// One in a hundred of them is nearer than this.
+    /// One in a hundred of them is as near as this.
     pub threshold: f64,
-    /// Share of the set that is nearer than that; 0.01 would be expected of real images.
+    /// Share of the set that is as near; 0.01 would be expected of real images.
     pub share_below: f64,
 }
 
@@ -76,14 +79,21 @@ pub fn memorisation(
     k: usize,
     count: usize,
 ) -> Result<Memorisation> {
+    if samples.features.is_empty() {
+        return Err(Error::Usage("nearest training images of no samples".into()));
+    }
     let found = nearest(&samples.features, &training.features, k)?;
     let distances = sorted(&found);
     let held_out = held_out.map(|rows| {
+        if rows.features.len() < HELD_OUT {
+            let detail = format!("{} held-out images; expected at least {HELD_OUT}", rows.features.len());
+            return Err(Error::Usage(detail));
+        }
         let own = sorted(&nearest(&rows.features, &training.features, 1)?);
         let threshold = own[(SUSPICIOUS * own.len() as f64) as usize];
-        let below = distances.partition_point(|&distance| distance < threshold);
+        let below = distances.partition_point(|&distance| distance <= threshold);
         let share_below = below as f64 / distances.len() as f64;
-        Ok(HeldOut { images: own.len(), median: own[own.len() / 2], threshold, share_below })
+        Ok(HeldOut { images: own.len(), median: middle(&own), threshold, share_below })
     });
     let mut order: Vec<usize> = (0..found.len()).collect();
     order.sort_by(|&a, &b| found[a][0].distance.total_cmp(&found[b][0].distance).then(a.cmp(&b)));
@@ -93,13 +103,20 @@ pub fn memorisation(
         feature_space: space.name().into(),
         samples: samples.features.len(),
         training: training.features.len(),
-        copies: samples.audit.shared(&training.audit),
-        median: distances[distances.len() / 2],
+        copies: match (samples.audit.pixels(), training.audit.pixels()) {
+            (Some(_), Some(_)) => samples.audit.shared(&training.audit),
+            _ => distances.partition_point(|&distance| distance == 0.0),
+        },
+        median: middle(&distances),
         held_out: held_out.transpose()?,
         closest: closest
             .map(|sample| Closest { sample, neighbours: found[sample].iter().map(near).collect() })
             .collect(),
     })
+}
+
+fn middle(distances: &[f64]) -> f64 {
+    median(distances.iter().copied()).expect("neither set is empty")
 }
 
 /// Distances to the nearest, in order.

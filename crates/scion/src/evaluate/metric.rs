@@ -60,7 +60,9 @@ impl Metric {
             let theirs = reference_rows.map_or(usize::MAX, |r| r.features.len());
             let enough =
                 precision_recall.max(density_coverage) < theirs && precision_recall < rows.features.len();
-            (!enough).then_some("needs more rows than neighbours")
+            (!enough).then_some(
+                "needs more rows than neighbours, of precision and recall as of density and coverage",
+            )
         };
         match self {
             Self::Frechet => None,
@@ -71,7 +73,8 @@ impl Metric {
                 rows.probabilities.is_none().then_some("needs class probabilities of the samples")
             }
             Self::PrecisionRecall | Self::DensityCoverage => no_rows.or_else(too_few),
-            Self::Accuracy => rows.predicted.is_none().then_some("needs a classifier of the data's classes"),
+            Self::Accuracy => (rows.predicted.is_none() || rows.labels.is_none())
+                .then_some("needs labels of the samples, and a classifier of the data's classes"),
             Self::PerClass => no_rows.or_else(|| {
                 let known = rows.labels.is_some() && reference_rows.is_some_and(|r| r.labels.is_some());
                 (!known).then_some("needs labels of the samples and of the reference")

@@ -100,7 +100,7 @@ fn score(
         dimensions: rows.features.dim(),
         reference: reference.name().to_owned(),
         reference_samples: reference.count(),
-        warnings: warning::of_set(rows, reference, &scores),
+        warnings: warning::of_set(rows, reference, &scores, scorer.splits()),
         scores,
     })
 }

@@ -8,7 +8,7 @@ use super::reference::Reference;
 use super::set::Rows;
 use crate::error::{Error, Result};
 use crate::metrics::{
-    Accuracy, Estimate, Features, Gaussian, JackknifeOptions, KidOptions, Neighbourhoods, Sampled,
+    Accuracy, Estimate, Features, Gaussian, JackknifeOptions, KidOptions, Neighbourhoods, Sampled, Splits,
     frechet_with_error, inception_score, kernel_distance,
 };
 
@@ -22,6 +22,11 @@ pub(super) struct Scorer<'a> {
 impl<'a> Scorer<'a> {
     pub(super) fn new(reference: &'a Reference, options: &'a Options) -> Self {
         Self { reference, options, neighbourhoods: OnceCell::new() }
+    }
+
+    /// Splits of the Inception Score.
+    pub(super) fn splits(&self) -> Splits {
+        self.options.splits
     }
 
     /// # Errors

@@ -128,9 +128,10 @@ impl Images {
     /// As [`SampleFile::open`] and [`open_folder`].
     pub(super) fn open(path: &Path, options: &FolderOptions) -> Result<Self> {
         if path.is_dir() {
-            let (set, _) = open_folder(path, options)?;
+            let (set, report) = open_folder(path, options)?;
             // Where images are left out, their numbers no longer tell their labels.
-            let told = if options.skip_broken { None } else { labels_of_folder(path, set.len()) };
+            let whole = report.broken.is_empty();
+            let told = if whole { labels_of_folder(path, set.len()) } else { None };
             let labels = told.or_else(|| set.known_labels().map(<[usize]>::to_vec));
             return Ok(Self { source: Source::Folder(set), labels });
         }
@@ -206,7 +207,7 @@ impl Images {
                 for indices in all.chunks(block) {
                     f(&set.read(indices)?)?;
                 }
-                Ok(Clipping { clipped: 0, total: set.len() * set.shape().len() })
+                Ok(Clipping::default())
             }
         }
     }

@@ -7,13 +7,12 @@ use super::audit::Audit;
 use super::metric::Metric;
 use super::reference::Reference;
 use super::set::{Contents, Images, Rows, contents, holds_statistics};
-use crate::classifier::{Classifier, FEATURES, SIDE};
+use crate::classifier::{Classifier, FEATURE_SPACE, FEATURES, SIDE};
 use crate::data::folder::first_size;
 use crate::data::{FolderLayout, FolderOptions, Split, embedded, to_unit};
 use crate::error::{Error, Result};
 use crate::inception::{Inception, Preprocessing};
 use crate::metrics::{Features, StatsFile};
-use crate::run::FEATURE_SPACE;
 
 /// Images passed to a network at a time.
 const BLOCK: usize = 500;

@@ -6,6 +6,7 @@ use super::audit::{Audit, Pixels};
 use super::entry::{Entry, Scores};
 use super::reference::Reference;
 use super::set::Rows;
+use crate::metrics::Splits;
 
 /// A doubt, for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -15,6 +16,10 @@ pub enum WarningKind {
     FewSamples,
     /// The same of the reference.
     FewReferenceSamples,
+    /// A class with no more images than feature dimensions.
+    FewInAClass,
+    /// A last split of the Inception Score that is much shorter than the others, and counts as much.
+    UnevenSplits,
     /// Sets of unequal counts in one table.
     CountsDiffer,
     /// Sets of unequal image sizes in one table.
@@ -42,7 +47,7 @@ const SPECKLES: f64 = 1e-3;
 const MANY_PIXELS: usize = 50_000;
 
 /// Warnings about one set and its reference.
-pub(super) fn of_set(rows: &Rows, reference: &Reference, scores: &Scores) -> Vec<Warning> {
+pub(super) fn of_set(rows: &Rows, reference: &Reference, scores: &Scores, splits: Splits) -> Vec<Warning> {
     let mut warnings = Vec::new();
     let mut warn = |kind, message: String| warnings.push(Warning { kind, message });
     let widest = match (&scores.spatial_frechet, &rows.spatial) {
@@ -61,6 +66,21 @@ pub(super) fn of_set(rows: &Rows, reference: &Reference, scores: &Scores) -> Vec
     if let Some(count) = reference.count().filter(|&count| gaussian && count <= d) {
         let message = format!("the reference's {count} rows are too few for {d} dimensions");
         warn(WarningKind::FewReferenceSamples, message);
+    }
+    let classes = scores.per_class.iter().flat_map(|found| &found.classes);
+    if let Some(least) = classes.map(|class| class.samples.min(class.reference)).min().filter(|n| *n <= d) {
+        let message = format!(
+            "classes of as few as {least} images are too few for {d} dimensions: their Fréchet distances are far too high"
+        );
+        warn(WarningKind::FewInAClass, message);
+    }
+    let (last, others) = splits.last_and_others(n);
+    if scores.inception_score.is_some() && 2 * last < others {
+        let message = format!(
+            "the last split of the Inception Score holds {last} images and counts as much as the others of {others}: take \
+             another number of images, or --splits"
+        );
+        warn(WarningKind::UnevenSplits, message);
     }
     if let Some(message) = rows.audit.pixels().and_then(unclipped) {
         warn(WarningKind::Unclipped, message);

@@ -17,9 +17,10 @@ use scion_kernels::Precision;
 use scion_kernels::gemm::{Epilogue, MatRef, PackedB, matmul_packed};
 
 use crate::checkpoint::Checkpoint;
-use crate::data::{ImageSet, ImageShape};
+use crate::data::ImageShape;
 use crate::error::{Error, Result};
 use crate::metrics::Features;
+use crate::metrics::inception_score::softmax;
 use architecture::{Named, network};
 use convolution::{Convolution, Norm};
 use layer::{Layer, Map};
@@ -35,8 +36,6 @@ pub const SPATIAL: usize = 17 * 17 * SPATIAL_CHANNELS;
 pub const CLASSES: usize = 1008;
 /// Channels of `Mixed_6d` that the spatial features keep.
 const SPATIAL_CHANNELS: usize = 7;
-/// Images decoded at a time.
-const BATCH: usize = 32;
 
 /// The network with its weights.
 pub struct Inception {
@@ -84,25 +83,6 @@ impl Inception {
         Ok(Self { parts, classifier })
     }
 
-    /// Features of every image of a set, read and computed in batches; `report` is told how many are done after each.
-    ///
-    /// # Errors
-    /// Those of [`ImageSet::read`] and [`Extractor::push`].
-    pub fn features(
-        &self,
-        images: &ImageSet,
-        preprocessing: Preprocessing,
-        mut report: impl FnMut(usize),
-    ) -> Result<InceptionFeatures> {
-        let mut extractor = self.extractor(preprocessing, images.len());
-        let all: Vec<usize> = (0..images.len()).collect();
-        for batch in all.chunks(BATCH) {
-            extractor.push(images.shape(), &images.read(batch)?)?;
-            report(extractor.len());
-        }
-        extractor.finish()
-    }
-
     /// Collects features of images that come piece by piece; `expected` of them, more or less.
     pub fn extractor(&self, preprocessing: Preprocessing, expected: usize) -> Extractor<'_> {
         Extractor {
@@ -134,15 +114,7 @@ impl Inception {
     /// # Errors
     /// As [`Inception::logits`].
     pub fn probabilities(&self, pool: &Features) -> Result<Features> {
-        let logits = self.logits(pool)?;
-        let mut probabilities = Vec::with_capacity(logits.as_slice().len());
-        for row in logits.as_slice().chunks_exact(CLASSES) {
-            let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let exponential = |logit: &f32| f64::from(logit - top).exp();
-            let sum: f64 = row.iter().map(exponential).sum();
-            probabilities.extend(row.iter().map(|logit| (exponential(logit) / sum) as f32));
-        }
-        Features::new(CLASSES, probabilities)
+        Ok(softmax(&self.logits(pool)?))
     }
 
     /// Pooled and spatial features of one prepared image, [299, 299, 3].

@@ -1,5 +1,6 @@
 //! From 8-bit images to the network's input: the three ways in which FID programs resize and scale.
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::data::ImageShape;
@@ -10,7 +11,7 @@ use crate::error::{Error, Result};
 pub(super) const SIDE: usize = 299;
 
 /// Which program's preprocessing is followed. Distances between features of different flavours mean nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Preprocessing {
     /// ADM's evaluator, whose graph does it (openai/guided-diffusion `evaluations/evaluator.py`): bilinear as in

@@ -105,6 +105,14 @@ impl Gaussian {
             .map_err(|e| Error::Usage(format!("Fréchet distance: covariance has no eigenvalues ({e:?})")))?;
         let values: Vec<f64> = eigen.S().column_vector().iter().copied().collect();
         let largest = values.last().copied().unwrap_or(0.0);
+        // Rounding to f32 makes eigenvalues a little negative, and nothing else does.
+        if let Some(&lowest) =
+            values.first().filter(|lowest| **lowest < -1e-3 * largest.max(f64::MIN_POSITIVE))
+        {
+            return Err(Error::Usage(format!(
+                "Fréchet distance: no covariance, an eigenvalue is {lowest} beside the largest of {largest}"
+            )));
+        }
         // Below the rounding of the decomposition an eigenvalue is noise around zero.
         let noise = d as f64 * f64::EPSILON * largest;
         let first = values.partition_point(|&value| value <= noise);

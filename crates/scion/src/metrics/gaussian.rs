@@ -44,6 +44,12 @@ impl Moments {
             return Err(Error::Usage("stored statistics: a value is not finite".into()));
         }
         let rows = MatRef::from_row_major_slice(covariance, d, d);
+        if let Some(i) = (0..d).find(|&i| rows[(i, i)] < 0.0) {
+            let found = rows[(i, i)];
+            return Err(Error::Usage(format!(
+                "stored statistics: no covariance, the variance of {i} is {found}"
+            )));
+        }
         let largest = (0..d).map(|i| rows[(i, i)]).fold(0.0, f64::max);
         for (i, j) in (0..d).flat_map(|i| (0..i).map(move |j| (i, j))) {
             // Some programs store f32, whose rounding is forgiven; another matrix is not.
@@ -99,16 +105,6 @@ impl GaussianStats {
         let mut stats = Self::new(features.dim());
         stats.accumulate(features.as_slice());
         stats
-    }
-
-    /// Adds rows.
-    ///
-    /// # Errors
-    /// `Usage` if the dimensions differ.
-    pub fn push(&mut self, features: &Features) -> Result<()> {
-        self.check_dim(features.dim())?;
-        self.accumulate(features.as_slice());
-        Ok(())
     }
 
     /// Adds the rows that another accumulator has seen.
@@ -230,8 +226,8 @@ mod tests {
     fn streaming_and_merging_equal_the_definition() {
         let all = features(0..3000);
         let mut streamed = GaussianStats::new(2);
-        streamed.push(&features(0..7)).unwrap();
-        streamed.push(&features(7..1900)).unwrap();
+        streamed.merge(&GaussianStats::of(&features(0..7))).unwrap();
+        streamed.merge(&GaussianStats::of(&features(7..1900))).unwrap();
         streamed.merge(&GaussianStats::of(&features(1900..3000))).unwrap();
         let expected = naive_covariance(&all);
         for stats in [GaussianStats::of(&all), streamed] {
@@ -254,6 +250,8 @@ mod tests {
         let restored = Moments::new(Some(50), moments.mean().to_vec(), &flat).unwrap();
         assert!((restored.covariance()[(0, 1)] - flat[1]).abs() < 1e-12);
         assert!(Moments::new(None, vec![0.0], &flat).is_err());
+        let negative = Moments::new(None, vec![0.0; 2], &[-5.0, 0.0, 0.0, -5.0]).unwrap_err().to_string();
+        assert!(negative.contains("the variance of 0 is -5"), "{negative}");
         assert!(Moments::new(None, vec![0.0, f64::NAN], &flat).is_err());
         let lopsided = Moments::new(None, vec![0.0; 2], &[1.0, 0.5, 0.2, 1.0]).unwrap_err().to_string();
         assert!(lopsided.contains("element (1, 0) is 0.2 and (0, 1) is 0.5"), "{lopsided}");
@@ -263,6 +261,12 @@ mod tests {
     fn too_little_or_mismatched_data_is_refused() {
         assert!(GaussianStats::of(&features(0..1)).moments().is_err());
         let three = Features::new(3, vec![0.0; 3]).unwrap();
-        assert!(GaussianStats::new(2).push(&three).unwrap_err().to_string().contains("3 dimensions"));
+        assert!(
+            GaussianStats::new(2)
+                .merge(&GaussianStats::of(&three))
+                .unwrap_err()
+                .to_string()
+                .contains("3 dimensions")
+        );
     }
 }

@@ -13,6 +13,17 @@ pub enum Splits {
     Count(usize),
 }
 
+impl Splits {
+    /// Rows of the last split, and of the others.
+    pub fn last_and_others(self, rows: usize) -> (usize, usize) {
+        match self {
+            Self::Rows(size) if rows > size && !rows.is_multiple_of(size) => (rows % size, size),
+            Self::Rows(size) => (size.min(rows), size.min(rows)),
+            Self::Count(count) => (rows / count.max(1), rows / count.max(1)),
+        }
+    }
+}
+
 impl Default for Splits {
     fn default() -> Self {
         Self::Rows(5000)
@@ -104,7 +115,9 @@ fn score(probabilities: &Features, begin: usize, end: usize) -> (f64, f64) {
     let average = divergences.iter().sum::<f64>() / n;
     let squares: f64 = divergences.iter().map(|d| (d - average) * (d - average)).sum();
     let score = average.exp();
-    (score, score * score * squares / (n * (n - 1.0).max(1.0)))
+    // Of one row, nothing tells the spread.
+    let variance = if n < 2.0 { f64::INFINITY } else { squares / (n * (n - 1.0)) };
+    (score, score * score * variance)
 }
 
 #[cfg(test)]

@@ -84,7 +84,9 @@ pub fn kernel_distance(samples: &Features, reference: &Features, options: &KidOp
         .collect();
     let value = values.iter().sum::<f64>() / count as f64;
     let variance = values.iter().map(|v| (v - value) * (v - value)).sum::<f64>() / count as f64;
-    Ok(Kid { value, stderr: jackknife_error(samples, reference, options), subset_std: variance.sqrt() })
+    // The rows that the subsets happened to take add to the noise of the rows themselves.
+    let stderr = jackknife_error(samples, reference, options).hypot((variance / count as f64).sqrt());
+    Ok(Kid { value, stderr, subset_std: variance.sqrt() })
 }
 
 /// Standard error by leaving out each row in turn, exact from row sums of the kernel matrices. Sets above

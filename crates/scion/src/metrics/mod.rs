@@ -35,9 +35,29 @@ pub use stats_file::StatsFile;
 
 use serde::{Deserialize, Serialize};
 
+/// The median, of an even number of values the mean of the middle two.
+pub fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    let upper = *values.get(values.len() / 2)?;
+    Some(if values.len() % 2 == 1 { upper } else { (values[values.len() / 2 - 1] + upper) / 2.0 })
+}
+
 /// A value and its standard error, as `results.json` holds them.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
     pub value: f64,
     pub stderr: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::median;
+
+    #[test]
+    fn medians_of_even_and_odd_numbers() {
+        assert_eq!(median([3.0, 7.0, 3.0, 7.0]), Some(5.0));
+        assert_eq!(median([9.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median([]), None);
+    }
 }

@@ -245,7 +245,11 @@ mod tests {
     }
 
     fn difference(a: &Operator, b: &Operator) -> f32 {
-        outputs(a).iter().zip(outputs(b)).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+        outputs(a)
+            .iter()
+            .zip(outputs(b))
+            .map(|(a, b)| (a - b).abs())
+            .fold(0f32, |m, d| if d > m || d.is_nan() { d } else { m })
     }
 
     fn inherited(new: &OperatorConfig, old: &OperatorConfig, teacher: &Operator) -> Operator {

@@ -27,11 +27,13 @@ struct Run {
 /// When a folder holds no results, two were scored in different feature spaces, or `out` is another file or cannot be
 /// written.
 pub fn compare_runs(folders: &[PathBuf], out: &Path) -> Result<()> {
-    if let Ok(found) = std::fs::read_to_string(out)
-        && !found.contains(&StudyPage::title_of(KIND))
-    {
-        let detail = "is not a comparison of runs; choose another --out".into();
-        return Err(Error::Exists { path: out.into(), detail });
+    match std::fs::read(out) {
+        Ok(found) if !String::from_utf8_lossy(&found).contains(&StudyPage::title_of(KIND)) => {
+            let detail = "is not a comparison of runs; choose another --out".into();
+            return Err(Error::Exists { path: out.into(), detail });
+        }
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("read", out, e)),
+        _ => {}
     }
     let runs = folders.iter().map(|folder| Run::read(folder, folders)).collect::<Result<Vec<_>>>()?;
     check_alike(&runs)?;

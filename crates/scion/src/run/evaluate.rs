@@ -21,9 +21,6 @@ use crate::metrics::{
 use crate::model::{Dit, DitConfig};
 use crate::report::results::{Estimate, Floor, ModelName};
 
-/// What the embedded feature space is called, so that nobody takes the distance for FID.
-pub const FEATURE_SPACE: &str = "penultimate features of Scion's own Fashion-MNIST classifier (these distances are not FID or Inception KID)";
-
 /// Where a run keeps the images of its models.
 const SAMPLES: &str = "samples";
 

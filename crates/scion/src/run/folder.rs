@@ -261,13 +261,15 @@ fn lock(root: &Path) -> Result<File> {
     let file = OpenOptions::new().create(true).append(true).open(&path);
     let file = file.map_err(|e| Error::io("create", &path, e))?;
     // A process that was just killed may hold it for another moment.
+    let mut locked = file.try_lock();
     for _ in 0..20 {
-        if !matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+        if !matches!(locked, Err(TryLockError::WouldBlock)) {
             break;
         }
         std::thread::sleep(Duration::from_millis(50));
+        locked = file.try_lock();
     }
-    match file.try_lock() {
+    match locked {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Error::Exists {
             path: root.into(),

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Glimpse, Progress, Teacher, watch};
 use crate::config::{PrecisionConfig, Recipe};
+use crate::data::samples::labels_in_groups;
 use crate::error::{Error, Result};
 use crate::model::{Seen, fingerprint};
 use crate::operator::Operator;
@@ -48,8 +49,13 @@ impl Locality {
         };
         let found: Self =
             serde_json::from_str(&text).map_err(|e| Error::invalid(file, format!("is damaged: {e}")))?;
-        let wanted = Self { blocks: found.blocks.clone(), ..Self::unmeasured(recipe, teacher) };
-        Ok((found == wanted && found.blocks.len() == teacher.architecture.dit.depth).then_some(found))
+        Ok(found.is_of(recipe, teacher).then_some(found))
+    }
+
+    /// Whether this was measured as the recipe says on this teacher.
+    pub(super) fn is_of(&self, recipe: &Recipe, teacher: &Teacher) -> bool {
+        let wanted = Self { blocks: self.blocks.clone(), ..Self::unmeasured(recipe, teacher) };
+        *self == wanted && self.blocks.len() == teacher.architecture.dit.depth
     }
 
     fn unmeasured(recipe: &Recipe, teacher: &Teacher) -> Self {
@@ -71,7 +77,7 @@ impl Locality {
         let (sizes, settings) = (&teacher.architecture.dit, &measured.settings);
         plan::check_locality(&recipe.grafts, settings, &teacher.architecture)?;
         let count = settings.samples;
-        let labels: Vec<usize> = (0..count).map(|i| i * sizes.num_classes / count).collect();
+        let labels = labels_in_groups(count, sizes.num_classes);
         // Summed image by image, so that batches do not change the order.
         let mut sums = vec![vec![0f64; count]; sizes.depth];
         let mut progress = Progress::new("locality", count as u64, 0, quiet);

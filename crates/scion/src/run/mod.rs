@@ -17,11 +17,12 @@ mod stage1;
 mod teacher;
 mod watch;
 
-pub use evaluate::{FEATURE_SPACE, Judge, Scores};
+pub use evaluate::{Judge, Scores};
 pub use folder::RunFolder;
 pub use locality::Locality;
 pub use operators::with_stored_operators;
 pub use pipeline::{Outcome, Until, check_stages, run};
+pub(crate) use plan::plan_with;
 pub use plan::{Planned, plan_of};
 pub use pretrain::pretrain;
 pub use progress::Progress;

@@ -64,7 +64,7 @@ pub fn run(
         Until::Finetune => "stage2.safetensors",
         Until::Report => "report.html",
     });
-    if goal.exists() {
+    if goal.exists() && (until != Until::Report || folder.path("results.json").exists()) {
         return Ok(Outcome::Already(goal));
     }
     let mut job = Job::open(recipe, &mut folder, until, quiet)?;

@@ -28,6 +28,19 @@ pub struct Planned {
 /// # Errors
 /// When the checkpoint cannot be read or has other sizes than the recipe names, or the edit does not fit the model.
 pub fn plan_of(recipe: &Recipe, out: &Path, quiet: bool) -> Result<Planned> {
+    plan_with(recipe, out, &mut Vec::new(), quiet)
+}
+
+/// [`plan_of`] with what was measured for other recipes, to which it adds what it measures.
+///
+/// # Errors
+/// As [`plan_of`].
+pub(crate) fn plan_with(
+    recipe: &Recipe,
+    out: &Path,
+    known: &mut Vec<Locality>,
+    quiet: bool,
+) -> Result<Planned> {
     let model = &recipe.model;
     let sizes = model.named_sizes()?;
     let edit = |before: &Architecture, locality: &[f64]| {
@@ -47,7 +60,7 @@ pub fn plan_of(recipe: &Recipe, out: &Path, quiet: bool) -> Result<Planned> {
         (Some(name), _) => with_checkpoint(name, |file| {
             let before = plan::model_architecture(file, model)?;
             let locality = if plan::needs_locality(&recipe.grafts) {
-                measured(recipe, file, &before, out, quiet)?.blocks().to_vec()
+                measured(recipe, file, &before, out, known, quiet)?.blocks().to_vec()
             } else {
                 vec![0.0; before.dit.depth]
             };
@@ -62,12 +75,18 @@ fn measured(
     file: &Checkpoint,
     native: &Architecture,
     out: &Path,
+    known: &mut Vec<Locality>,
     quiet: bool,
 ) -> Result<Locality> {
     let model = load(file, native, &Device::flex())?;
     let teacher = Teacher { model, architecture: native.clone() };
-    match Locality::stored(recipe, &teacher, &out.join(locality::FILE))? {
-        Some(stored) => Ok(stored),
-        None => Locality::measure(recipe, &teacher, quiet),
+    if let Some(stored) = Locality::stored(recipe, &teacher, &out.join(locality::FILE))? {
+        return Ok(stored);
     }
+    if let Some(same) = known.iter().find(|other| other.is_of(recipe, &teacher)) {
+        return Ok(same.clone());
+    }
+    let measured = Locality::measure(recipe, &teacher, quiet)?;
+    known.push(measured.clone());
+    Ok(measured)
 }

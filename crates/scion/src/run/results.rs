@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::evaluate::{FEATURE_SPACE, Scores};
+use super::evaluate::Scores;
 use super::folder::RunFolder;
+use crate::classifier::FEATURE_SPACE;
 use crate::config::Recipe;
 use crate::data::fashion_mnist::CLASS_NAMES;
 use crate::error::Result;
+use crate::metrics::median;
 use crate::model::{Architecture, Site};
 use crate::operator::Slot;
 use crate::plan::Plan;
@@ -29,20 +31,15 @@ pub(super) fn model(name: ModelName, architecture: &Architecture, scores: Option
 
 /// Adds the forward times of the teacher and the grafted model; all grafted rows share an architecture.
 pub(super) fn add_latencies(rows: &mut [ModelResult], times: &[Vec<f64>]) {
-    let median = |times: &[f64]| {
-        let mut sorted = times.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        sorted.get(sorted.len() / 2).copied()
-    };
     let ratios: Vec<f64> =
         times[1].iter().zip(&times[0]).map(|(grafted, teacher)| grafted / teacher).collect();
     for row in rows {
         let teacher = row.name == ModelName::Teacher;
         let times = &times[usize::from(!teacher)];
-        row.latency_ms = median(times);
+        row.latency_ms = median(times.iter().copied());
         row.latency_ms_min = times.iter().copied().reduce(f64::min);
         row.latency_ms_max = times.iter().copied().reduce(f64::max);
-        row.latency_ratio = if teacher { Some(1.0) } else { median(&ratios) };
+        row.latency_ratio = if teacher { Some(1.0) } else { median(ratios.iter().copied()) };
     }
 }
 

@@ -42,7 +42,7 @@ fn images(data: &DataConfig, sizes: &DitConfig, split: Split) -> Result<ImageSet
             let cache = default_cache().ok_or_else(|| {
                 Error::Usage("data.path is not set, and there is no home folder to keep a download in".into())
             })?;
-            FashionMnist::find_or_download(&cache)?.read(Split::Train)?
+            FashionMnist::find_or_download(&cache)?.read(split)?
         }
         (DataSource::ImageFolder, Some(path)) => {
             let options = FolderOptions {

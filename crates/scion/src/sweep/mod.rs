@@ -14,7 +14,7 @@ use crate::model::Architecture;
 use crate::operator::OperatorConfig;
 use crate::report::Results;
 use crate::report::study::{Measured, QuestionResult, StudyResults, VariantResult, changes};
-use crate::run::{self, Planned, Until};
+use crate::run::{self, Locality, Planned, Until};
 
 pub use study::{Question, Study, Variant};
 
@@ -49,6 +49,19 @@ impl PlannedRun {
         [RESULTS, "report.html"].iter().all(|name| self.folder.join(name).exists())
     }
 
+    /// How the run ended in an earlier session, if it did. To try a diverged one again, its folder is deleted.
+    fn ending(&self) -> Result<Option<Ending>> {
+        if self.is_finished() {
+            return Ok(Some(Ending::Before(self.results()?)));
+        }
+        let path = self.folder.join(DIVERGED);
+        match fs::read_to_string(&path) {
+            Ok(detail) => Ok(Some(Ending::Diverged(detail))),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::io("read", &path, e)),
+        }
+    }
+
     /// What a finished run found.
     fn results(&self) -> Result<Results> {
         Results::read(&self.folder.join(RESULTS))
@@ -70,6 +83,8 @@ pub enum Ending {
 const RUNS: &str = "runs";
 /// What a run found, in its folder.
 const RESULTS: &str = "results.json";
+/// Why a run's training was given up, in its folder.
+const DIVERGED: &str = "diverged.txt";
 /// A study's numbers and page.
 const NUMBERS: &str = "study.json";
 const PAGE: &str = "index.html";
@@ -82,7 +97,7 @@ impl<'a> Sweep<'a> {
     /// When a plan cannot be carried out; the error names question and variant.
     pub fn plan(study: &'a Study, out: &Path, quiet: bool) -> Result<Self> {
         let begun = begun_runs(&out.join(RUNS))?;
-        let mut auto = None;
+        let (mut auto, mut localities) = (None, Vec::new());
         let mut runs: Vec<PlannedRun> = Vec::new();
         let mut places = Vec::new();
         for question in &study.questions {
@@ -97,9 +112,14 @@ impl<'a> Sweep<'a> {
                     continue;
                 }
                 own.push(runs.len());
-                runs.push(planned(recipe, out, &begun, quiet).map_err(|error| Error::Recipe {
-                    path: study.path.clone(),
-                    detail: format!("question \"{}\", variant \"{}\": {error}", question.title, variant.name),
+                runs.push(planned(recipe, out, &begun, &mut localities, quiet).map_err(|error| {
+                    Error::Recipe {
+                        path: study.path.clone(),
+                        detail: format!(
+                            "question \"{}\", variant \"{}\": {error}",
+                            question.title, variant.name
+                        ),
+                    }
                 })?);
             }
             places.push(own);
@@ -125,7 +145,7 @@ impl<'a> Sweep<'a> {
         }
         let mut endings: Vec<Option<Ending>> = Vec::new();
         for (place, run) in self.runs.iter().enumerate() {
-            let ending = run.is_finished().then(|| run.results()).transpose()?.map(Ending::Before);
+            let ending = run.ending()?;
             ending.iter().try_for_each(|ending| on_end(place, ending))?;
             self.check_teacher(run)?;
             endings.push(ending);
@@ -154,7 +174,10 @@ impl<'a> Sweep<'a> {
         let command = format!("scion run {}", run.folder.join("recipe.toml").display());
         match run::run(&run.recipe, &run.folder, Until::Report, sibling, &command, quiet) {
             Ok(_) => Ok(Ending::Now(run.results()?)),
-            Err(Error::Diverged(detail)) => Ok(Ending::Diverged(detail)),
+            Err(Error::Diverged(detail)) => {
+                atomic::write(&run.folder.join(DIVERGED), detail.as_bytes())?;
+                Ok(Ending::Diverged(detail))
+            }
             Err(error) => Err(error),
         }
     }
@@ -263,12 +286,18 @@ fn settled_precision(study: &Study, begun: &[(Recipe, PathBuf)]) -> PrecisionCon
     meant.unwrap_or(PrecisionConfig::Auto).resolved()
 }
 
-fn planned(recipe: Recipe, out: &Path, begun: &[(Recipe, PathBuf)], quiet: bool) -> Result<PlannedRun> {
+fn planned(
+    recipe: Recipe,
+    out: &Path,
+    begun: &[(Recipe, PathBuf)],
+    localities: &mut Vec<Locality>,
+    quiet: bool,
+) -> Result<PlannedRun> {
     let found = begun.iter().find(|(other, _)| *other == recipe).map(|(_, folder)| folder.clone());
     let folder = found.unwrap_or_else(|| out.join(RUNS).join(name(&recipe)));
     // Blocks may be chosen by how the teacher's attention looks in this precision.
     scion_kernels::set_precision(recipe.precision.operands());
-    let Planned { plan, .. } = run::plan_of(&recipe, &folder, quiet)?;
+    let Planned { plan, .. } = run::plan_with(&recipe, &folder, localities, quiet)?;
     run::check_stages(&recipe, Until::Report)?;
     if plan.is_empty() {
         return Err(Error::Plan(

@@ -108,7 +108,12 @@ fn teacher_loss(
 fn error(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
     let top = expected.iter().fold(0f32, |top, v| top.max(v.abs()));
-    found.iter().zip(expected).map(|(f, e)| (f - e).abs()).fold(0.0, f32::max) / top
+    found
+        .iter()
+        .zip(expected)
+        .map(|(f, e)| (f - e).abs())
+        .fold(0f32, |m, d| if d > m || d.is_nan() { d } else { m })
+        / top
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use assert_cmd::Command;
 
+use super::place::Place;
 use super::{SMALL_MODEL, assert_names, fixture, listing, printed, refused, scion};
 
 fn sample(out: &Path, count: &str) -> Command {
@@ -205,18 +206,25 @@ fn pixels(path: &Path) -> image::GrayImage {
 
 #[test]
 fn several_models_share_the_noise_of_a_row() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name);
+    let place = Place::new();
+    printed(&mut place.run("distill"));
+    let (grafted, path) = (place.path("run/stage1.safetensors"), |name: &str| place.path(name));
     printed(sample(&path("one.png"), "3").args(["--class", "2"]));
-    let mut both = sample(&path("both.png"), "3");
-    let said = printed(both.args(["--class", "2"]).arg(fixture(SMALL_MODEL)));
-    assert_eq!(said.matches("model.pt").count(), 2, "{said}");
-    let (one, both) = (pixels(&path("one.png")), pixels(&path("both.png")));
-    // Of 24 pixels with a gap of 2: images in a row there, and below each other, twice, here.
+    let mut other = scion("sample");
+    other
+        .arg(&grafted)
+        .args(["--steps", "2", "--count", "3", "--class", "2", "--out"])
+        .arg(path("other.png"));
+    printed(&mut other);
+    let said = printed(sample(&path("both.png"), "3").args(["--class", "2"]).arg(&grafted));
+    assert_names(&said, &["model.pt", "stage1.safetensors"]);
+    let [one, other, both] = ["one.png", "other.png", "both.png"].map(|name| pixels(&path(name)));
+    // Of 24 pixels with a gap of 2: images in a row there, and below each other here, a column a model.
     assert_eq!((one.dimensions(), both.dimensions()), ((76, 24), (50, 76)));
-    for (place, left) in [(0, 0), (1, 0), (2, 0), (0, 26), (1, 26), (2, 26)] {
-        for (x, y) in (0..24).flat_map(|y| (0..24).map(move |x| (x, y))) {
-            assert_eq!(both.get_pixel(left + x, place * 26 + y), one.get_pixel(place * 26 + x, y));
+    assert!(one != other);
+    for (left, own) in [(0, &one), (26, &other)] {
+        for (place, x, y) in (0..3).flat_map(|p| (0..24 * 24).map(move |i| (p, i % 24, i / 24))) {
+            assert_eq!(both.get_pixel(left + x, place * 26 + y), own.get_pixel(place * 26 + x, y));
         }
     }
     let message = refused(sample(&path("two.npz"), "3").arg("embedded"), 2);
@@ -229,15 +237,14 @@ fn several_models_share_the_noise_of_a_row() {
 fn a_film_ends_in_the_images() {
     let folder = tempfile::tempdir().unwrap();
     let (grid, film) = (folder.path().join("grid.png"), folder.path().join("film.png"));
-    printed(sample(&grid, "5").arg("--film").arg(&film));
+    printed(sample(&grid, "5").args(["--batch", "2"]).arg("--film").arg(&film));
     let decoder = png::Decoder::new(std::io::BufReader::new(fs::File::open(&film).unwrap()));
     let mut reader = decoder.read_info().unwrap();
     assert_eq!(reader.info().animation_control().unwrap().num_frames, 2);
     let mut frames = [(); 2].map(|()| vec![0; reader.output_buffer_size().unwrap()]);
     frames.iter_mut().for_each(|frame| drop(reader.next_frame(frame).unwrap()));
     assert!(frames[1] == pixels(&grid).into_raw() && frames[0] != frames[1]);
-    assert_names(
-        &refused(sample(&folder.path().join("other.png"), "5").arg("--film").arg(&film), 1),
-        &["film.png"],
-    );
+    let again = folder.path().join("other.png");
+    assert_names(&refused(sample(&again, "5").arg("--film").arg(&film), 1), &["film.png"]);
+    assert_names(&refused(sample(&again, "5").arg("--film").arg(&again), 2), &["--film", "same file"]);
 }

@@ -264,9 +264,13 @@ fn runs_are_compared_on_one_page() {
         assert!(html.contains(part), "{part} is not in the page");
     }
     assert!(!html.contains("distill.batch"), "what is the same in both is told");
-    fs::write(&page, "mine").unwrap();
+    fs::write(&page, [0xff, 0x00, 0x80]).unwrap();
     assert_names(&refused(&mut compare(), 1), &["comparison.html", "not a comparison"]);
     fs::remove_file(&page).unwrap();
+    assert_names(
+        &refused(scion("report").arg(&first).arg("--out").arg(&page), 2),
+        &["--out", "several runs"],
+    );
     fs::remove_file(second.join("results.json")).unwrap();
     assert_names(&refused(&mut compare(), 1), &["results.json"]);
 

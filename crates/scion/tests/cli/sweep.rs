@@ -166,3 +166,27 @@ fn studies_are_checked_before_anything_runs() {
     assert_names(&refused(&mut place.sweep(&[fine]), 1), &["index.html", "not the page of a study"]);
     assert_eq!(fs::read_to_string(place.path("out/index.html")).unwrap(), "my own page");
 }
+
+#[test]
+fn a_run_that_diverged_is_told_and_not_tried_again() {
+    let place = Place::new();
+    let wild = variant("wild", "hyena-x", "distill = { lr = 1e30 }");
+    let variants = [variant("tame", "hyena-x", ""), wild];
+    assert_names(&printed(&mut place.sweep(&variants)), &["tame: ", "wild: training diverged", "done: "]);
+    let page = fs::read_to_string(place.path("out/index.html")).unwrap();
+    for part in ["Training diverged: “wild”", "The 1 finished runs"] {
+        assert!(page.contains(part), "{part}");
+    }
+    let log = || {
+        let runs = place.path("out/runs");
+        let found = listing(&runs).into_iter().find(|name| runs.join(name).join("diverged.txt").exists());
+        written(&runs.join(found.unwrap()).join("metrics.jsonl"))
+    };
+    let before = log();
+    assert_names(
+        &printed(&mut place.sweep(&variants)),
+        &["tame: finished before", "wild: training diverged"],
+    );
+    assert_eq!(log(), before, "trained again");
+    assert!(fs::read_to_string(place.path("out/index.html")).unwrap().contains("Training diverged: “wild”"));
+}

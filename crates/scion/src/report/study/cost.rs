@@ -84,17 +84,20 @@ fn model<'a>(name: &'a str, class: &'static str, result: &'a ModelResult) -> Opt
     Some(Model { name, class, result, score })
 }
 
-/// The points (cost, score), by their index and in the order of cost, that no other beats in both.
+/// The points (cost, score), by their index and in the order of cost, beside which no other is at most as dear and as far,
+/// and better in one of the two.
 fn front(points: &[(f64, f64)]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..points.len()).collect();
     order.sort_by(|&a, &b| {
         points[a].0.total_cmp(&points[b].0).then(points[a].1.total_cmp(&points[b].1)).then(a.cmp(&b))
     });
-    let mut lowest = f64::INFINITY;
+    let mut last = (f64::NEG_INFINITY, f64::INFINITY);
     order.retain(|&index| {
-        let better = points[index].1 < lowest;
-        lowest = lowest.min(points[index].1);
-        better
+        let kept = points[index].1 < last.1 || points[index] == last;
+        if kept {
+            last = points[index];
+        }
+        kept
     });
     order
 }
@@ -107,6 +110,11 @@ mod tests {
     #[test]
     fn nothing_beats_the_points_of_the_front() {
         assert_eq!(front(&[(3.0, 1.0), (1.0, 5.0), (2.0, 6.0), (2.0, 2.0), (4.0, 1.0)]), [1, 3, 0]);
+        assert_eq!(
+            front(&[(1.0, 2.0), (2.0, 2.0), (1.0, 2.0)]),
+            [0, 2],
+            "ties stay, what is dearer for nothing goes"
+        );
         assert_eq!(front(&[]), [0usize; 0]);
     }
 

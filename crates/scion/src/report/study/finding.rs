@@ -51,10 +51,10 @@ fn lowest((name, score): Scored, teacher: Option<&Estimate>) -> String {
     }
 }
 
-/// Which of the others cannot be told from the best.
+/// Which of the others cannot be told from the best, for all that the error bars say.
 fn ties(best: Scored, others: &[Scored]) -> String {
-    let same = |other: &&Scored| compare(Some(other.1), Some(best.1)) == Verdict::Same;
-    let tied: Vec<&str> = others.iter().filter(same).map(|(name, _)| *name).collect();
+    let worse = |other: &&Scored| compare(Some(other.1), Some(best.1)) == Verdict::Worse;
+    let tied: Vec<&str> = others.iter().filter(|other| !worse(other)).map(|(name, _)| *name).collect();
     if tied.is_empty() {
         "All others are measurably worse.".into()
     } else if tied.len() == others.len() {
@@ -93,6 +93,15 @@ mod tests {
         );
         assert!(found(&[Some(11.0), Some(11.5)]).contains("No other variant can be told apart"));
         assert_eq!(found(&[None, None]), "Nothing has been measured yet.");
+        let mut bare = question(&[Some(11.0), Some(400.0)]);
+        for variant in &mut bare.variants {
+            let models = &mut variant.measured.as_mut().unwrap().models;
+            models.iter_mut().for_each(|model| model.frechet.as_mut().unwrap().stderr = None);
+        }
+        assert!(
+            finding(&bare).contains("No other variant can be told apart"),
+            "nothing is claimed without error bars"
+        );
         let mut diverged = question(&[Some(11.0), Some(f64::NAN), None]);
         diverged.variants[2].diverged = Some("loss".into());
         let text = finding(&diverged);

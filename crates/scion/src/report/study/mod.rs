@@ -62,14 +62,16 @@ fn document(out: &mut String, page: &StudyPage) -> fmt::Result {
     page::section(out, "Quality and cost", COST_NOTE, |out| cost::charts(out, study))?;
     page::section(out, "How to read this", &reading(study), |out| {
         let total = number::duration(study.elapsed_s);
-        write!(out, "<p>The {} finished runs took {total} in all.</p>", study.ended)
+        let diverged = study.questions.iter().flat_map(|q| &q.variants).filter(|v| v.diverged.is_some());
+        let lost: std::collections::BTreeSet<&str> = diverged.map(|v| v.run.as_str()).collect();
+        write!(out, "<p>The {} finished runs took {total} in all.</p>", study.ended - lost.len())
     })?;
     page::section(out, &format!("Repeating this {}", page.kind), "", |out| repeat(out, study))?;
     page::close(out)
 }
 
-const COST_NOTE: &str = "Every run’s last model, and the teacher. The line joins what nothing else beats in both cost and \
-                         distance; errors are not taken into account.";
+const COST_NOTE: &str = "Every run’s last model, and the teacher. The line joins those beside which no other \
+                         is at most as dear and as far; errors are not taken into account.";
 
 fn top(out: &mut String, page: &StudyPage) -> fmt::Result {
     let study = page.study;

@@ -13,6 +13,8 @@ use crate::report::tables::{
 /// Units of the columns of a question's table, and which models have one.
 struct Layout {
     models: Vec<ModelName>,
+    /// Whether stage 1 has the same loss in all variants, so that values can be compared.
+    one_loss: bool,
     params: (f64, &'static str),
     flops: (f64, &'static str),
 }
@@ -22,6 +24,11 @@ pub(super) fn variants(out: &mut String, question: &QuestionResult) -> fmt::Resu
     let largest = |of: fn(&VariantResult) -> u64| question.variants.iter().map(of).max().unwrap_or(0) as f64;
     let layout = Layout {
         models: question.edited_models(),
+        one_loss: !question
+            .variants
+            .iter()
+            .flat_map(|v| &v.changes)
+            .any(|change| change.starts_with("distill.loss")),
         params: number::unit(largest(|v| v.params)),
         flops: number::unit(largest(|v| v.flops)),
     };
@@ -42,7 +49,7 @@ impl Layout {
             column("Variant"),
             lower(unit_name("Parameters", self.params.1)),
             lower(unit_name("FLOPs", self.flops.1)),
-            lower("Held-out loss"),
+            if self.one_loss { lower("Held-out loss") } else { column("Held-out loss") },
         ];
         let stage = |model: &ModelName| lower(format!("Fréchet, {}", model.label().to_lowercase()));
         columns.extend(self.models.iter().map(stage));
