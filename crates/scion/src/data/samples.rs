@@ -115,7 +115,7 @@ fn check_range(floats: &[f32]) -> std::result::Result<(), String> {
     let drawn = floats.iter().filter(|v| **v != 0.0).count();
     let small = floats.iter().filter(|v| **v != 0.0 && v.abs() <= 2.0).count();
     if drawn > 0 && 10 * small >= 9 * drawn {
-        return Err("nearly all values lie between -2 and 2; expected pixels from 0 to 255".into());
+        return Err("no array of pixels: nearly all values lie between -2 and 2, expected 0 to 255".into());
     }
     Ok(())
 }
@@ -281,9 +281,9 @@ mod tests {
         };
         let (pixels, clipping) = read(vec![-3.0, 0.6, 254.4, 255.0, 300.0]).unwrap();
         assert_eq!((pixels, clipping), (vec![0, 1, 254, 255, 255], Clipping { clipped: 2 }));
-        let nan = read(vec![1.0, 2.0, 3.0, f32::NAN]).unwrap_err().to_string();
+        let nan = read(vec![100.0, 2.0, 3.0, f32::NAN]).unwrap_err().to_string();
         assert!(nan.contains("arr_0 is not a number in image 3"), "{nan}");
         let unit = read(vec![-1.0, 1.02]).unwrap_err().to_string();
-        assert!(unit.contains("between -2 and 2; expected pixels from 0 to 255"), "{unit}");
+        assert!(unit.contains("between -2 and 2, expected 0 to 255"), "{unit}");
     }
 }

@@ -206,7 +206,7 @@ fn float_pixels_are_scored_clipped_or_refused() {
     let beyond = evaluate(&floats("beyond.npz", |v| if v == 0.0 { -9.0 } else { v }));
     assert_eq!((&beyond["frechet"], kinds(&beyond)), (&expected, vec!["unclipped"]));
     let unit = floats("unit.npz", |v| v / 127.5 - 1.0);
-    assert_names(&refused(scion("evaluate").arg(&unit), 1), &["unit.npz", "up to 1 in size", "0 to 255"]);
+    assert_names(&refused(scion("evaluate").arg(&unit), 1), &["unit.npz", "between -2 and 2", "0 to 255"]);
     let nan = floats("nan.npz", |v| if v == 255.0 { f32::NAN } else { v });
     assert_names(&refused(scion("evaluate").arg(&nan), 1), &["nan.npz", "not a number in image"]);
 }

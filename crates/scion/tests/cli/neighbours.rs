@@ -42,6 +42,6 @@ fn repeated_training_images_are_found() {
         assert_eq!((drawn.get_pixel(x, y)[0], drawn.get_pixel(58 + x, y)[0]), (level, level));
     }
     assert_names(&refused(neighbours(&["--out"]).arg(&sheet), 1), &["nearest.png"]);
-    assert_names(&refused(&mut neighbours(&["--count", "0"]), 2), &["--count"]);
+    assert_names(&refused(scion("neighbours").arg(&samples).args(["--count", "0"]), 2), &["--count"]);
     assert_names(&refused(&mut neighbours(&["--training", "no/such/folder"]), 1), &["no/such/folder"]);
 }
