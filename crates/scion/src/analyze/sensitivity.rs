@@ -205,3 +205,38 @@ fn difference(changed: &Features, base: &Features, real: &Gaussian) -> Result<Es
     let variance = squares * (parts - 1) as f64 / parts as f64;
     Ok(Estimate::new(delta(0..0)?, variance.sqrt()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mean_has_the_error_of_independent_values() {
+        // Variance 5/3, of four values.
+        assert_eq!(mean(&[1.0, 2.0, 3.0, 4.0]), Estimate::new(2.5, (5.0 / 12.0_f64).sqrt()));
+    }
+
+    #[test]
+    fn the_error_of_a_difference_is_that_of_what_the_models_do_not_share() {
+        let (images, shift) = (60, 0.5);
+        let rows = |shift: f32| {
+            let value = |i: usize| [(i as f32).sin() + shift, (i as f32 * 0.7).cos()];
+            Features::new(2, (0..images).flat_map(value).collect()).unwrap()
+        };
+        let base = rows(0.0);
+        let real = Gaussian::of(&Features::new(2, vec![1.0, 0.0, -1.0, 2.0, 0.5, -2.0]).unwrap()).unwrap();
+        let real_mean = 0.5 / 3.0;
+        // Covariances are the same, so that of a shifted first feature |μ + s − r|² − |μ − r|² is left.
+        let values: Vec<f64> = (0..images).map(|i| f64::from(base.as_slice()[2 * i])).collect();
+        let of = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+        let expected = 2.0 * shift * (of(&values) - real_mean) + shift * shift;
+        let parts: Vec<f64> = values.chunks(images / PARTS).map(of).collect();
+        let spread = parts.iter().map(|part| (part - of(&parts)).powi(2)).sum::<f64>() / (PARTS - 1) as f64;
+        let stderr = 2.0 * shift * (spread / PARTS as f64).sqrt();
+        let found = difference(&rows(0.5), &base, &real).unwrap();
+        assert!((found.value - expected).abs() < 1e-6, "{found:?} for {expected}");
+        assert!((found.stderr.unwrap() - stderr).abs() < 1e-6, "{found:?} for ± {stderr}");
+        let none = difference(&base, &base, &real).unwrap();
+        assert_eq!((none.value, none.stderr), (0.0, Some(0.0)));
+    }
+}

@@ -54,6 +54,15 @@ pub struct Curve {
 pub struct Series {
     pub name: String,
     pub points: Vec<(f64, f64)>,
+    /// The standard error of every point's y, or nothing.
+    pub errors: Vec<f64>,
+}
+
+impl Series {
+    /// A line without errors.
+    pub fn new(name: impl Into<String>, points: Vec<(f64, f64)>) -> Self {
+        Self { name: name.into(), points, errors: Vec::new() }
+    }
 }
 
 /// A grid of samples as one PNG image. Grids are compared side by side: each should be made from the

@@ -85,7 +85,8 @@ fn style() -> String {
     format!(
         "text{{font:12px sans-serif;fill:{ink}}}.title{{font-weight:600}}.tick,.name{{fill:{soft}}}\
          .mid{{text-anchor:middle}}.end{{text-anchor:end}}.grid{{stroke:{rule};fill:none}}.axis{{stroke:{soft};fill:none}}\
-         .line{{fill:none;stroke:currentColor;stroke-width:1.8}}.raw{{stroke-width:1;opacity:0.3}}.dot{{fill:currentColor}}{series}"
+         .line{{fill:none;stroke:currentColor;stroke-width:1.8}}.raw{{stroke-width:1;opacity:0.3}}\
+         .bar{{fill:none;stroke:currentColor;stroke-width:1.2;opacity:0.6}}.dot{{fill:currentColor}}{series}"
     )
 }
 
@@ -102,8 +103,7 @@ mod tests {
     use crate::report::Series;
 
     fn curve(series: usize) -> Curve {
-        let named =
-            |i| Series { name: format!("series <{i}> of some length"), points: vec![(0.0, 1.0), (1.0, 2.0)] };
+        let named = |i| Series::new(format!("series <{i}> of some length"), vec![(0.0, 1.0), (1.0, 2.0)]);
         Curve {
             name: "Loss & more".into(),
             x_label: "x".into(),

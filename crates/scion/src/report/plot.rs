@@ -108,7 +108,9 @@ pub(super) fn chart_within(out: &mut String, curve: &Curve, y: Option<Scale>) ->
 pub(super) fn frame(curve: &Curve, y: Option<Scale>) -> Option<Frame> {
     let points =
         || curve.series.iter().flat_map(|s| s.points.iter()).filter(|p| p.0.is_finite() && p.1.is_finite());
-    let (x, found) = (Scale::tight(points().map(|p| p.0))?, Scale::padded(points().map(|p| p.1))?);
+    let ends = curve.series.iter().flat_map(bars).flat_map(|(_, low, high)| [low, high]);
+    let (x, found) =
+        (Scale::tight(points().map(|p| p.0))?, Scale::padded(points().map(|p| p.1).chain(ends))?);
     Some(Frame { x, y: y.unwrap_or(found) })
 }
 
@@ -159,7 +161,24 @@ fn line(
             frame.py(only.1)
         )?;
     }
+    for (x, low, high) in bars(series) {
+        write!(
+            out,
+            "<path class=\"bar\" {paint} d=\"M{:.2} {:.2}V{:.2}\"/>",
+            frame.px(x),
+            frame.py(low),
+            frame.py(high)
+        )?;
+    }
     Ok(if smooth { 5 * window } else { 1 })
+}
+
+/// Error bars as (x, low, high): one standard error to both sides.
+fn bars(series: &Series) -> impl Iterator<Item = (f64, f64, f64)> {
+    let with_errors = series.points.iter().zip(&series.errors);
+    with_errors
+        .map(|(&(x, y), error)| (x, y - error, y + error))
+        .filter(|bar| [bar.0, bar.1, bar.2].into_iter().all(f64::is_finite))
 }
 
 fn path(out: &mut String, frame: &Frame, points: &[(f64, f64)]) -> fmt::Result {
@@ -253,7 +272,7 @@ mod tests {
             name: "Loss <b>".into(),
             x_label: "step".into(),
             y_label: "loss".into(),
-            series: (0..series).map(|s| Series { name: format!("block {s}"), points: points(s) }).collect(),
+            series: (0..series).map(|s| Series::new(format!("block {s}"), points(s))).collect(),
         }
     }
 

@@ -82,7 +82,7 @@ impl Points {
 
     fn series(self, name: String) -> Option<Series> {
         let points: Vec<(f64, f64)> = self.0.into_iter().map(|(x, y)| (f64::from_bits(x), y)).collect();
-        (!points.is_empty()).then_some(Series { name, points })
+        (!points.is_empty()).then(|| Series::new(name, points))
     }
 }
 

@@ -65,7 +65,7 @@ pub(super) fn sample_results() -> Results {
 
 fn sample_curve() -> Curve {
     let points = (1..50).map(|i| (f64::from(i), 1.0 / f64::from(i))).collect();
-    let series = vec![Series { name: "\"<img src=x>\"".into(), points }];
+    let series = vec![Series::new("\"<img src=x>\"", points)];
     Curve { name: "loss".into(), x_label: "step".into(), y_label: "loss".into(), series }
 }
 

@@ -60,6 +60,29 @@ fn a_model_without_data_is_watched_and_its_curves_follow_from_exported_attention
 }
 
 #[test]
+fn with_guidance_the_curve_is_what_a_run_chooses_blocks_by() {
+    let folder = tempfile::tempdir().unwrap();
+    let (recipe, run, out) =
+        (folder.path().join("r.toml"), folder.path().join("run"), folder.path().join("out"));
+    let text = "precision = \"f32\"\n[model]\ncheckpoint = \"embedded\"\n[[graft]]\ntarget = \"attention\"\n\
+                blocks = { most-local = 0.5 }\noperator = { kind = \"hyena-x\" }\n\
+                [locality]\nk = 6\nsamples = 3\nsteps = 2\ncfg = 2.5\n\
+                [distill]\nsteps = 1\nbatch = 2\nvalidation = 2\n";
+    fs::write(&recipe, text).unwrap();
+    printed(scion("distill").arg(&recipe).arg("--out").arg(&run));
+    let settings = ["--samples", "3", "--steps", "2", "--cfg", "2.5", "--precision", "f32"];
+    let fast = ["--images", "2", "--frechet", "0"];
+    printed(scion("analyze").arg("embedded").args(settings).args(fast).arg("--out").arg(&out));
+    let chosen: Value = serde_json::from_slice(&fs::read(run.join("locality.json")).unwrap()).unwrap();
+    let results = results(&out);
+    for (block, expected) in results["locality"].as_array().unwrap().iter().zip(numbers(&chosen["blocks"])) {
+        let guided = numbers(&block["guided"]["curve"])[6];
+        assert!((guided - expected).abs() < 1e-9, "{}: {guided} for {expected}", block["block"]);
+        assert!((guided - numbers(&block["plain"]["curve"])[6]).abs() > 1e-9, "guidance changes nothing");
+    }
+}
+
+#[test]
 fn a_finished_analysis_is_left_alone_and_others_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");

@@ -41,7 +41,7 @@ pub(super) fn locality(results: &AnalysisResults) -> Vec<Chart> {
     for (file, way, look) in ways {
         let curve = |block| {
             let points = look(block)?.curve.iter().enumerate().map(|(k, &share)| (k as f64, share));
-            Some(Series { name: format!("block {}", block.block), points: points.collect() })
+            Some(Series::new(format!("block {}", block.block), points.collect()))
         };
         let series: Vec<Series> = results.locality.iter().filter_map(curve).collect();
         if !series.is_empty() {
@@ -54,7 +54,7 @@ pub(super) fn locality(results: &AnalysisResults) -> Vec<Chart> {
         let series = |(_, way, look): &(&str, &str, LookOf)| {
             let point = |block| Some((block_number(block), value(look(block)?)?));
             let points: Vec<(f64, f64)> = results.locality.iter().filter_map(point).collect();
-            (!points.is_empty()).then(|| Series { name: (*way).into(), points })
+            (!points.is_empty()).then(|| Series::new(*way, points))
         };
         ways.iter().filter_map(series).collect()
     };
@@ -76,14 +76,10 @@ fn block_number(block: &BlockLocality) -> f64 {
 /// How attention changes while an image is drawn.
 fn over_time(results: &AnalysisResults, within: &str) -> [Chart; 2] {
     let series = |value: &dyn Fn(&LookAt) -> Option<f64>| -> Vec<Series> {
-        let line = |block: &BlockLocality| Series {
-            name: format!("block {}", block.block),
-            points: block
-                .usual()
-                .by_timestep
-                .iter()
-                .filter_map(|at| Some((at.timestep as f64, value(at)?)))
-                .collect(),
+        let line = |block: &BlockLocality| {
+            let point = |at: &LookAt| Some((at.timestep as f64, value(at)?));
+            let points = block.usual().by_timestep.iter().filter_map(point).collect();
+            Series::new(format!("block {}", block.block), points)
         };
         results.locality.iter().map(line).collect()
     };
@@ -112,9 +108,13 @@ pub(super) fn sensitivity(results: &AnalysisResults) -> Vec<Chart> {
             (Slot::Mlp, ["MLP removed", "MLP replaced"]),
         ] {
             let line = |name: &str, change: &dyn Fn(&OperatorResult) -> Option<Change>| {
-                let point = |o: &OperatorResult| Some((o.block as f64, of(&change(o)?)?.value));
-                let points: Vec<(f64, f64)> = results.slot(slot).filter_map(point).collect();
-                (!points.is_empty()).then(|| Series { name: name.into(), points })
+                let found = |o: &OperatorResult| Some((o.block as f64, of(&change(o)?)?));
+                let (points, errors): (Vec<_>, Vec<f64>) = results
+                    .slot(slot)
+                    .filter_map(found)
+                    .map(|(block, Estimate { value, stderr })| ((block, value), stderr.unwrap_or(f64::NAN)))
+                    .unzip();
+                (!points.is_empty()).then(|| Series { errors, ..Series::new(name, points) })
             };
             series.extend(line(names[0], &|o| o.removed.clone()));
             series.extend(line(names[1], &|o| o.replaced.as_ref().map(|new| new.change.clone())));
@@ -143,10 +143,8 @@ pub(super) fn activations(results: &AnalysisResults, side: Side) -> Vec<Chart> {
                     Side::Output => &operator.output,
                 };
                 let point = |s: &Statistics| Some((s.timestep? as f64, of(s)));
-                Series {
-                    name: format!("block {}", operator.block),
-                    points: activity.by_timestep.iter().filter_map(point).collect(),
-                }
+                let points = activity.by_timestep.iter().filter_map(point).collect();
+                Series::new(format!("block {}", operator.block), points)
             };
             let series: Vec<Series> = results.slot(slot).map(line).collect();
             let side = side.name();

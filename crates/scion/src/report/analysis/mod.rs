@@ -99,7 +99,7 @@ fn worth_note(results: &AnalysisResults) -> String {
             number::estimate_text(frechet)
         ));
     }
-    note.push_str(" Above zero is worse.");
+    note.push_str(" Above zero is worse; bars are one standard error.");
     note
 }
 

@@ -93,6 +93,8 @@ fn the_page_holds_every_section_and_escapes_names() {
     // A curve a block, with and without guidance, from 0 to 1.
     assert_eq!(html.matches("Locality curve Lₖ").count(), 2 * 2);
     assert!(html.contains("data-y=\"0e0 1e0 false\""));
+    // Three blocks, two slots, loss and distance.
+    assert_eq!(html.matches("class=\"bar\"").count(), 3 * 2 * 2);
 }
 
 #[test]
