@@ -32,7 +32,7 @@ pub use epilogue::{Activation, Epilogue};
 pub use isa::Isa;
 pub(crate) use matrix::Side;
 pub use matrix::{MatRef, PackedB, Precision};
-pub(crate) use panel::Panel;
+pub(crate) use panel::{Panel, Products};
 
 use epilogue::Output;
 use std::time::Instant;

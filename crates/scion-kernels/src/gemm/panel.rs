@@ -138,6 +138,37 @@ impl Panel {
     }
 }
 
+/// Small products, one after another, with operands that are not used again.
+pub(crate) struct Products {
+    left: Panel,
+    right: Panel,
+}
+
+impl Products {
+    /// Products in the given precision.
+    pub(crate) fn new(precision: Precision) -> Self {
+        Self { left: Panel::new(Side::Left, precision), right: Panel::new(Side::Right, precision) }
+    }
+
+    /// `to = left · right`, or `to += …` with `accumulate`; the rows of `to` are `stride` apart.
+    ///
+    /// # Panics
+    /// If the operands differ in k, or `to` is too small.
+    pub(crate) fn multiply(
+        &mut self,
+        left: MatRef<'_>,
+        right: MatRef<'_>,
+        to: &mut [f32],
+        stride: usize,
+        accumulate: bool,
+    ) {
+        self.left.pack(left);
+        self.right.pack(right.t());
+        // SAFETY: `to` is borrowed exclusively.
+        unsafe { self.left.times(&self.right, &SharedMut::new(to), 0, stride, accumulate) };
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn pack_strips<F: Format>(lanes: Lanes<'_>, to: &mut Vec<Row>) {

@@ -6,7 +6,7 @@ use super::{EPS, FeatureMap, LinearAttention};
 use crate::array::{Array, unfilled};
 use crate::attention::{Head, Sizes};
 use crate::backend::Kernel;
-use crate::gemm::{MatRef, Panel, Precision, Side, vmath};
+use crate::gemm::{MatRef, Precision, Products, vmath};
 use crate::shared::SharedMut;
 use crate::sums::{axpy, dot};
 
@@ -20,24 +20,14 @@ struct Scratch {
     mass: Vec<f32>,
     /// Sum of each query's weights, [T].
     weights: Vec<f32>,
-    left: Panel,
-    right: Panel,
+    products: Products,
 }
 
 impl Scratch {
     fn new(precision: Precision) -> Self {
         let empty = Vec::new;
-        let (left, right) = (Panel::new(Side::Left, precision), Panel::new(Side::Right, precision));
-        Self { q: empty(), k: empty(), moments: empty(), mass: empty(), weights: empty(), left, right }
-    }
-
-    /// `to[i, j] = Σ left[i, ·]·right[j, ·]`, row-major.
-    fn product(&mut self, left: MatRef, right: MatRef, to: &mut [f32]) {
-        let columns = right.rows();
-        self.left.pack(left);
-        self.right.pack(right);
-        // SAFETY: `to` belongs to this thread.
-        unsafe { self.left.times(&self.right, &SharedMut::new(to), 0, columns, false) };
+        let products = Products::new(precision);
+        Self { q: empty(), k: empty(), moments: empty(), mass: empty(), weights: empty(), products }
     }
 
     /// Fills everything from one head's packed q, k, v.
@@ -48,13 +38,12 @@ impl Scratch {
                 map.apply(&qkv[h.part(part, t)..][..s.head], row);
             }
         }
-        let (k, mut moments) = (std::mem::take(&mut self.k), std::mem::take(&mut self.moments));
-        moments.resize(s.head * s.head, 0.0);
-        self.product(MatRef::new(&k, s.tokens, s.head).t(), h.matrix(qkv, 2, 0, s.tokens).t(), &mut moments);
+        self.moments.resize(s.head * s.head, 0.0);
+        let (keys, values) = (MatRef::new(&self.k, s.tokens, s.head), h.matrix(qkv, 2, 0, s.tokens));
+        self.products.multiply(keys.t(), values, &mut self.moments, s.head, false);
         self.mass.clear();
         self.mass.resize(s.head, 0.0);
-        k.chunks_exact(s.head).for_each(|row| axpy(&mut self.mass, 1.0, row));
-        (self.k, self.moments) = (k, moments);
+        self.k.chunks_exact(s.head).for_each(|row| axpy(&mut self.mass, 1.0, row));
         self.weights.clear();
         self.weights.extend(self.q.chunks_exact(s.head).map(|q| inner(q, &self.mass) + EPS));
     }
@@ -99,11 +88,10 @@ impl Kernel<1> for LinearAttention {
                 let h = Head::new(s, task);
                 scratch.fill(h, s, self.map, qkv.values());
                 mixed.resize(s.tokens * s.head, 0.0);
-                let (q, moments) = (std::mem::take(&mut scratch.q), std::mem::take(&mut scratch.moments));
-                let (queries, moment) =
-                    (MatRef::new(&q, s.tokens, s.head), MatRef::new(&moments, s.head, s.head).t());
-                scratch.product(queries, moment, mixed);
-                (scratch.q, scratch.moments) = (q, moments);
+                let Scratch { q, moments, products, .. } = scratch;
+                let (queries, moments) =
+                    (MatRef::new(q, s.tokens, s.head), MatRef::new(moments, s.head, s.head));
+                products.multiply(queries, moments, mixed, s.head, false);
                 for (t, (row, weight)) in mixed.chunks_exact(s.head).zip(&scratch.weights).enumerate() {
                     // SAFETY: each (image, head) task writes its own columns.
                     let out = unsafe { std::slice::from_raw_parts_mut(shared.at(h.out(t), s.head), s.head) };
@@ -154,29 +142,30 @@ impl LinearAttention {
     ) {
         let (tokens, head) = (s.tokens, s.head);
         scratch.fill(h, s, self.map, qkv);
-        let [q, k, moments] = [&mut scratch.q, &mut scratch.k, &mut scratch.moments].map(std::mem::take);
+        let Scratch { q, k, moments, mass, weights, products } = scratch;
+        let tall = |values| MatRef::new(values, tokens, head);
         let square = |values| MatRef::new(values, head, head);
+        let values = h.matrix(qkv, 2, 0, tokens);
         let mut n = vec![0f32; tokens * head];
         let mut e = vec![0f32; tokens];
         for (t, (n, e)) in n.chunks_exact_mut(head).zip(&mut e).enumerate() {
             let (d_out, out) = (&grad[h.out(t)..][..head], &out[h.out(t)..][..head]);
-            let weight = scratch.weights[t];
+            let weight = weights[t];
             n.iter_mut().zip(d_out).for_each(|(n, d)| *n = d / weight);
             *e = -inner(d_out, out) / weight;
         }
         let (mut d_moments, mut d_mass) = (vec![0f32; head * head], vec![0f32; head]);
-        scratch.product(MatRef::new(&q, tokens, head).t(), MatRef::new(&n, tokens, head).t(), &mut d_moments);
+        products.multiply(tall(q).t(), tall(&n), &mut d_moments, head, false);
         q.chunks_exact(head).zip(&e).for_each(|(q, &e)| axpy(&mut d_mass, e, q));
         let mut d = vec![0f32; tokens * head];
-        scratch.product(MatRef::new(&n, tokens, head), square(&moments), &mut d);
-        d.chunks_exact_mut(head).zip(&e).for_each(|(d, &e)| axpy(d, e, &scratch.mass));
-        self.write(h, 0, &d, Some(&q), d_qkv);
-        scratch.product(h.matrix(qkv, 2, 0, tokens), square(&d_moments), &mut d);
+        products.multiply(tall(&n), square(moments).t(), &mut d, head, false);
+        d.chunks_exact_mut(head).zip(&e).for_each(|(d, &e)| axpy(d, e, mass));
+        self.write(h, 0, &d, Some(q), d_qkv);
+        products.multiply(values, square(&d_moments).t(), &mut d, head, false);
         d.chunks_exact_mut(head).for_each(|d| axpy(d, 1.0, &d_mass));
-        self.write(h, 1, &d, Some(&k), d_qkv);
-        scratch.product(MatRef::new(&k, tokens, head), square(&d_moments).t(), &mut d);
+        self.write(h, 1, &d, Some(k), d_qkv);
+        products.multiply(tall(k), square(&d_moments), &mut d, head, false);
         self.write(h, 2, &d, None, d_qkv);
-        (scratch.q, scratch.k, scratch.moments) = (q, k, moments);
     }
 
     /// Writes the gradient [T, head] of q, k or v (0, 1, 2), through the map where its values are given.

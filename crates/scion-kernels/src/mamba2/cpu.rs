@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::scan::{self, Gradients, Head};
+use super::scan::{self, Gradients, Group, Scratch};
 use super::{LINEAR_FROM, Mamba2, norm};
 use crate::array::{Array, unfilled};
 use crate::backend::Kernel;
@@ -12,8 +12,8 @@ use crate::runs::over_runs;
 use crate::shared::SharedMut;
 use crate::taps::{Taps, TapsGradient};
 
-/// Groups into which an image's heads are cut, whatever the number of threads: each sums the gradients of B and C over
-/// its heads on its own.
+/// Groups into which an image's heads are cut, whatever the number of threads: each is a task, and sums the gradients of B
+/// and C over its heads on its own.
 const GROUPS: usize = 8;
 
 /// Values of an elementwise pass that a task takes at once.
@@ -47,9 +47,19 @@ impl Sizes {
         self.inner + 2 * self.state
     }
 
-    /// Heads whose gradients of B and C are summed together.
+    /// Heads of a group; the last one may have fewer.
     fn group(&self) -> usize {
         self.heads.div_ceil(GROUPS)
+    }
+
+    /// Groups of an image.
+    fn groups(&self) -> usize {
+        self.heads.div_ceil(self.group())
+    }
+
+    /// The heads of a group.
+    fn heads_of(&self, group: usize) -> std::ops::Range<usize> {
+        group * self.group()..self.heads.min((group + 1) * self.group())
     }
 }
 
@@ -61,6 +71,8 @@ struct Scanned {
     /// Of each direction, [N, T, H]: step sizes, and decays.
     dt: Vec<Vec<f32>>,
     decay: Vec<Vec<f32>>,
+    /// Of each direction, [H]: decay rates, below zero.
+    rates: Vec<Vec<f32>>,
 }
 
 impl Scanned {
@@ -79,7 +91,7 @@ impl Scanned {
             .par_chunks_mut(PASS)
             .zip(before.par_chunks(PASS))
             .for_each(|(mixed, before)| vmath::silu(before, mixed));
-        let (mut dt, mut decay) = (Vec::new(), Vec::new());
+        let (mut dt, mut decay, mut all_rates) = (Vec::new(), Vec::new(), Vec::new());
         for direction in 0..s.directions {
             let own = direction * s.heads..(direction + 1) * s.heads;
             let (bias, a_log) = (&dt_bias.values()[own.clone()], &a_log.values()[own]);
@@ -101,31 +113,32 @@ impl Scanned {
                 });
             dt.push(steps);
             decay.push(decays);
+            all_rates.push(rates);
         }
-        Self { before, mixed, dt, decay }
+        Self { before, mixed, dt, decay, rates: all_rates }
     }
 
-    fn head<'a>(
+    fn group<'a>(
         &'a self,
         s: Sizes,
         image: usize,
-        head: usize,
+        group: usize,
         direction: usize,
-        a_log: &Array,
-        d: &Array,
-    ) -> Head<'a> {
-        let (row, own) = (s.tokens * s.convolved(), direction * s.heads + head);
+        d: &'a Array,
+    ) -> Group<'a> {
+        let (row, heads) = (s.tokens * s.convolved(), s.heads_of(group));
         let steps = image * s.tokens * s.heads..(image + 1) * s.tokens * s.heads;
-        Head {
+        Group {
             mixed: &self.mixed[image * row..(image + 1) * row],
             dt: &self.dt[direction][steps.clone()],
             decay: &self.decay[direction][steps],
-            head,
+            first: heads.start,
+            count: heads.len(),
             heads: s.heads,
             channels: s.inner / s.heads,
             state: s.state,
-            d: d.values()[own],
-            rate: -a_log.values()[own].exp(),
+            d: &d.values()[direction * s.heads..][heads.clone()],
+            rates: &self.rates[direction][heads],
             reverse: direction == 1,
         }
     }
@@ -151,15 +164,17 @@ impl Kernel<7> for Mamba2 {
         let s = Sizes::new(self, projected, weight);
         let images = projected.rows() / s.tokens;
         let scanned = Scanned::new(s, &self.taps(s, filter, bias), projected, dt_bias, a_log);
-        // SAFETY: each head's scan below writes its channels of every token.
+        // SAFETY: each group's scan below writes its channels of every token.
         let mut y = unsafe { unfilled(projected.rows() * s.inner) };
         let shared = SharedMut::new(&mut y);
-        (0..images * s.heads).into_par_iter().for_each(|task| {
-            let (image, head) = (task / s.heads, task % s.heads);
+        (0..images * s.groups()).into_par_iter().for_each_init(Scratch::new, |scratch, task| {
+            let (image, group) = (task / s.groups(), task % s.groups());
             for direction in 0..s.directions {
-                let h = scanned.head(s, image, head, direction, a_log, d);
-                // SAFETY: each task has a head of its own, and `y` holds all of them.
-                unsafe { scan::forward(h, &shared, image * s.tokens * s.inner, direction > 0) };
+                let group = scanned.group(s, image, group, direction, d);
+                // SAFETY: each task has a group of its own, and `y` holds all of them.
+                unsafe {
+                    scan::forward(group, scratch, &shared, image * s.tokens * s.inner, direction > 0);
+                }
             }
         });
         let out = norm::forward(&y, projected.values(), s.row, weight.values());
@@ -188,7 +203,7 @@ impl Kernel<7> for Mamba2 {
             grad.values(),
             &mut d_projected,
         );
-        let found = self.scan_backward(s, &scanned, &dy, a_log, d);
+        let found = self.scan_backward(s, &scanned, &dy, d);
         let sums = convolution_backward(s, &taps, &scanned.before, projected, found.mixed, &mut d_projected);
         let (d_filter, d_bias) = TapsGradient::sum(&sums, &taps);
         let d_dt_bias = steps_backward(s, projected, dt_bias, &found.dt, &mut d_projected);
@@ -220,35 +235,33 @@ struct Found {
 }
 
 impl Mamba2 {
-    fn scan_backward(&self, s: Sizes, scanned: &Scanned, dy: &[f32], a_log: &Array, d: &Array) -> Found {
+    fn scan_backward(&self, s: Sizes, scanned: &Scanned, dy: &[f32], d: &Array) -> Found {
         let (convolved, images) = (s.convolved(), dy.len() / (s.tokens * s.inner));
         let mut mixed = vec![0f32; scanned.mixed.len()];
         let mut dt: Vec<Vec<f32>> = scanned.dt.iter().map(|dt| vec![0f32; dt.len()]).collect();
-        let groups = s.heads.div_ceil(s.group());
+        let groups = s.groups();
         let (to_mixed, to_dt): (SharedMut, Vec<SharedMut>) =
             (SharedMut::new(&mut mixed), dt.iter_mut().map(|dt| SharedMut::new(dt)).collect());
-        // Of each image's group: the gradients of B and C, and its heads' sums in each direction.
-        let tasks: Vec<(Vec<f32>, Vec<scan::Sums>)> = (0..images * groups)
+        // Of each image's group: the gradients of B and C, and of each direction its heads' sums.
+        let tasks: Vec<(Vec<f32>, Vec<Vec<scan::Sums>>)> = (0..images * groups)
             .into_par_iter()
-            .map(|task| {
+            .map_init(Scratch::new, |scratch, task| {
                 let (image, group) = (task / groups, task % groups);
                 let mut shared = vec![0f32; s.tokens * 2 * s.state];
                 let mut sums = Vec::new();
-                for head in group * s.group()..s.heads.min((group + 1) * s.group()) {
-                    for (direction, to_dt) in to_dt.iter().enumerate() {
-                        let h = scanned.head(s, image, head, direction, a_log, d);
-                        let mut to = Gradients {
-                            mixed: &to_mixed,
-                            mixed_at: image * s.tokens * convolved,
-                            dt: to_dt,
-                            dt_at: image * s.tokens * s.heads,
-                            shared: &mut shared,
-                            add: direction > 0,
-                        };
-                        let dy = &dy[image * s.tokens * s.inner..(image + 1) * s.tokens * s.inner];
-                        // SAFETY: each head belongs to one task.
-                        sums.push(unsafe { scan::backward(h, dy, &mut to) });
-                    }
+                for (direction, to_dt) in to_dt.iter().enumerate() {
+                    let group = scanned.group(s, image, group, direction, d);
+                    let mut to = Gradients {
+                        mixed: &to_mixed,
+                        mixed_at: image * s.tokens * convolved,
+                        dt: to_dt,
+                        dt_at: image * s.tokens * s.heads,
+                        shared: &mut shared,
+                        add: direction > 0,
+                    };
+                    let dy = &dy[image * s.tokens * s.inner..(image + 1) * s.tokens * s.inner];
+                    // SAFETY: each group belongs to one task.
+                    sums.push(unsafe { scan::backward(group, scratch, dy, &mut to) });
                 }
                 (shared, sums)
             })
@@ -261,12 +274,13 @@ impl Mamba2 {
             for (row, shared) in rows.zip(shared.chunks_exact(2 * s.state)) {
                 row[s.inner..].iter_mut().zip(shared).for_each(|(to, from)| *to += from);
             }
-            for (index, sum) in sums.iter().enumerate() {
-                let (head, direction) = (group * s.group() + index / s.directions, index % s.directions);
-                let own = direction * s.heads + head;
-                // The rate is −exp(a_log).
-                d_a_log[own] -= sum.rate * a_log.values()[own].exp();
-                d_d[own] += sum.d;
+            for (direction, sums) in sums.iter().enumerate() {
+                for (head, sum) in s.heads_of(group).zip(sums) {
+                    let own = direction * s.heads + head;
+                    // The rate is −exp(a_log), which is its own slope.
+                    d_a_log[own] += sum.rate * scanned.rates[direction][head];
+                    d_d[own] += sum.d;
+                }
             }
         }
         Found { mixed, dt, a_log: d_a_log, d: d_d }

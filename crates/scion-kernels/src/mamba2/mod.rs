@@ -1,5 +1,6 @@
 //! The mixer of a Mamba-2 layer between its two projections (Dao & Gu 2024; `mamba_ssm/modules/mamba2.py`).
 
+mod chunk;
 mod cpu;
 mod norm;
 mod reference;
