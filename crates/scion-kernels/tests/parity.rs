@@ -170,9 +170,15 @@ fn attention_matches_reference() {
         Some(Window::Raster { left: 0, right: 0 }),
         Some(Window::Raster { left: 3, right: 1 }),
     ];
-    for (n, tokens, heads, head) in
-        [(1, 1, 1, 1), (2, 7, 3, 5), (2, 49, 4, 32), (1, 131, 2, 8), (1, 65, 2, 72), (2, 270, 5, 4)]
-    {
+    for (n, tokens, heads, head) in [
+        (1, 1, 1, 1),
+        (2, 7, 3, 5),
+        (2, 49, 4, 32),
+        (1, 131, 2, 8),
+        (1, 65, 2, 72),
+        (2, 270, 5, 4),
+        (1, 530, 2, 8),
+    ] {
         for window in windows {
             for scale in [1.0, 12.0] {
                 let qkv = tensor([n, tokens, 3 * heads * head], 1, scale);

@@ -1,16 +1,18 @@
-//! Full attention, a block of queries at a time: scratch grows with T, never with T².
+//! Full attention in tiles of queries × keys that stay in the cache (Dao et al. 2022, FlashAttention): scratch does not grow
+//! with T, but for the packed operands of one head.
 
 use rayon::prelude::*;
 
-use super::softmax::softmax_rows;
+use super::softmax::{self, Online};
 use super::{Attention, window};
 use crate::array::{Array, unfilled};
 use crate::backend::Kernel;
 use crate::gemm::{MatRef, Panel, Precision, Side};
 use crate::shared::SharedMut;
 
-/// Queries handled together: large enough for the products, small enough for the cache.
-const QUERIES: usize = 64;
+/// Queries and keys of a tile: large enough for the products, small enough for the cache.
+const QUERIES: usize = 256;
+const KEYS: usize = 256;
 
 /// Sizes of one attention call.
 #[derive(Clone, Copy)]
@@ -78,43 +80,66 @@ impl Head {
 
 /// What a thread needs for one head after another.
 struct Scratch {
-    /// Softmax weights of a block of queries, [queries, T].
+    precision: Precision,
+    /// Softmax weights of a tile, [queries, keys].
     p: Vec<f32>,
     /// Their gradient.
     ds: Vec<f32>,
-    /// All keys and values, by token and by channel.
-    keys: Panel,
-    keys_by_channel: Panel,
-    values: Panel,
-    /// The left-hand and right-hand sides of the moment.
+    /// Outputs of a tile's queries, [queries, channels].
+    out: Vec<f32>,
+    online: Online,
+    /// Of every block of keys, as right-hand sides: keys and values, by token and by channel.
+    keys: Vec<Panel>,
+    keys_by_channel: Vec<Panel>,
+    values: Vec<Panel>,
+    /// Of a block of queries: these, and the gradient of their output; by token as left-hand sides, by channel as right-hand
+    /// ones.
+    queries: Panel,
+    queries_by_channel: Panel,
+    d_out: Panel,
+    d_out_by_channel: Panel,
+    /// The left-hand side of the moment.
     left: Panel,
-    right: Panel,
 }
 
 impl Scratch {
     fn new(precision: Precision) -> Self {
-        let right = || Panel::new(Side::Right, precision);
+        let (left, right) = (|| Panel::new(Side::Left, precision), || Panel::new(Side::Right, precision));
         Self {
+            precision,
             p: Vec::new(),
             ds: Vec::new(),
-            keys: right(),
-            keys_by_channel: right(),
-            values: right(),
-            left: Panel::new(Side::Left, precision),
-            right: right(),
+            out: Vec::new(),
+            online: Online::default(),
+            keys: Vec::new(),
+            keys_by_channel: Vec::new(),
+            values: Vec::new(),
+            queries: left(),
+            queries_by_channel: right(),
+            d_out: left(),
+            d_out_by_channel: right(),
+            left: left(),
         }
     }
+}
 
-    /// Softmax weights of `count` queries from `first`, into `p`. The keys are packed.
-    fn weigh(&mut self, h: Head, qkv: &[f32], first: usize, count: usize) {
-        let tokens = h.s.tokens;
-        self.p.resize(count * tokens, 0.0);
-        self.left.pack(h.matrix(qkv, 0, first, count));
-        let p = SharedMut::new(&mut self.p);
-        // SAFETY: `p` belongs to this thread alone.
-        unsafe { self.left.times(&self.keys, &p, 0, tokens, false) };
-        softmax_rows(&mut self.p, tokens, h.s.scale());
-    }
+/// The blocks of at most `size` tokens: each one's first token and length.
+fn blocks(tokens: usize, size: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..tokens).step_by(size).map(move |first| (first, size.min(tokens - first)))
+}
+
+/// Packs a head's keys or values, block by block.
+fn pack<'a>(
+    panels: &mut Vec<Panel>,
+    precision: Precision,
+    tokens: usize,
+    block: impl Fn(usize, usize) -> MatRef<'a>,
+) {
+    panels.resize_with(tokens.div_ceil(KEYS), || Panel::new(Side::Right, precision));
+    panels
+        .iter_mut()
+        .zip(blocks(tokens, KEYS))
+        .for_each(|(panel, (first, count))| panel.pack(block(first, count)));
 }
 
 impl Kernel<1> for Attention {
@@ -128,13 +153,18 @@ impl Kernel<1> for Attention {
             window::forward(s, window, qkv.values(), &mut out);
             return (Array::from_vec(out, dims), Vec::new());
         }
+        // SAFETY: the tasks below write those of every image and head.
+        let mut logarithms = unsafe { unfilled(s.batch * s.heads * s.tokens) };
         let shared = SharedMut::new(&mut out);
-        (0..s.batch * s.heads).into_par_iter().for_each_init(
+        logarithms.par_chunks_mut(s.tokens).enumerate().for_each_init(
             || Scratch::new(self.precision),
-            |scratch, task| head_forward(Head::new(s, task), qkv.values(), &shared, scratch),
+            |scratch, (task, logarithms)| {
+                head_forward(Head::new(s, task), qkv.values(), &shared, logarithms, scratch);
+            },
         );
         let out = Array::from_vec(out, dims);
-        let kept = if keep { vec![out.clone()] } else { Vec::new() };
+        let logarithms = Array::from_vec(logarithms, [s.batch, s.heads, s.tokens]);
+        let kept = if keep { vec![out.clone(), logarithms] } else { Vec::new() };
         (out, kept)
     }
 
@@ -154,69 +184,100 @@ impl Kernel<1> for Attention {
             return [Some(Array::from_vec(d_qkv, qkv.dims()))];
         }
         let shared = SharedMut::new(&mut d_qkv);
-        let out = kept[0].values();
-        (0..s.batch * s.heads).into_par_iter().for_each_init(
+        let (out, logarithms) = (kept[0].values(), kept[1].values());
+        logarithms.par_chunks(s.tokens).enumerate().for_each_init(
             || Scratch::new(self.precision),
-            |scratch, task| {
-                head_backward(Head::new(s, task), qkv.values(), out, grad.values(), &shared, scratch);
+            |scratch, (task, logarithms)| {
+                let h = Head::new(s, task);
+                head_backward(h, qkv.values(), out, logarithms, grad.values(), &shared, scratch);
             },
         );
         [Some(Array::from_vec(d_qkv, qkv.dims()))]
     }
 }
 
-/// Output of one head.
-fn head_forward(h: Head, qkv: &[f32], out: &SharedMut, scratch: &mut Scratch) {
-    let tokens = h.s.tokens;
-    scratch.keys.pack(h.matrix(qkv, 1, 0, tokens));
-    scratch.values.pack(h.matrix(qkv, 2, 0, tokens).t());
-    for first in (0..tokens).step_by(QUERIES) {
-        let count = QUERIES.min(tokens - first);
-        scratch.weigh(h, qkv, first, count);
-        scratch.left.pack(MatRef::new(&scratch.p, count, tokens));
-        // SAFETY: each (image, head) task writes its own columns of its own rows.
-        unsafe { scratch.left.times(&scratch.values, out, h.out(first), h.s.width(), false) };
+/// Output of one head, and the logarithm of each query's sum of exponentials.
+fn head_forward(h: Head, qkv: &[f32], out: &SharedMut, logarithms: &mut [f32], scratch: &mut Scratch) {
+    let (tokens, width) = (h.s.tokens, h.s.head);
+    let Scratch { precision, p, out: sums, online, keys, values, queries, left, .. } = scratch;
+    pack(keys, *precision, tokens, |first, count| h.matrix(qkv, 1, first, count));
+    pack(values, *precision, tokens, |first, count| h.matrix(qkv, 2, first, count).t());
+    for (first, count) in blocks(tokens, QUERIES) {
+        queries.pack(h.matrix(qkv, 0, first, count));
+        online.begin(count);
+        sums.clear();
+        sums.resize(count * width, 0.0);
+        for ((key, among), (keys, values)) in blocks(tokens, KEYS).zip(keys.iter().zip(&*values)) {
+            p.resize(count * among, 0.0);
+            // SAFETY: `p` and `sums` belong to this thread.
+            unsafe { queries.times(keys, &SharedMut::new(p), 0, among, false) };
+            online.add(p, among, h.s.scale(), sums);
+            left.pack(MatRef::new(p, count, among));
+            // SAFETY: as above.
+            unsafe { left.times(values, &SharedMut::new(sums), 0, width, key > 0) };
+        }
+        online.finish(sums);
+        for (i, row) in sums.chunks_exact(width).enumerate() {
+            // SAFETY: each (image, head) task writes its own columns.
+            unsafe { std::slice::from_raw_parts_mut(out.at(h.out(first + i), width), width) }
+                .copy_from_slice(row);
+        }
+        let found = online.logarithms(h.s.scale());
+        logarithms[first..first + count].iter_mut().zip(found).for_each(|(to, found)| *to = found);
     }
 }
 
 /// Gradient of one head: with P the softmax rows, dP = dO·Vᵀ and dS = scale·P∘(dP − rowsum(dO∘O)),
 /// dQ = dS·K, dK = dSᵀ·Q, dV = Pᵀ·dO.
-fn head_backward(h: Head, qkv: &[f32], out: &[f32], grad: &[f32], d_qkv: &SharedMut, scratch: &mut Scratch) {
+fn head_backward(
+    h: Head,
+    qkv: &[f32],
+    out: &[f32],
+    logarithms: &[f32],
+    grad: &[f32],
+    d_qkv: &SharedMut,
+    scratch: &mut Scratch,
+) {
     let (tokens, row) = (h.s.tokens, 3 * h.s.width());
-    scratch.keys.pack(h.matrix(qkv, 1, 0, tokens));
-    scratch.keys_by_channel.pack(h.matrix(qkv, 1, 0, tokens).t());
-    scratch.values.pack(h.matrix(qkv, 2, 0, tokens));
-    for first in (0..tokens).step_by(QUERIES) {
-        let count = QUERIES.min(tokens - first);
-        scratch.weigh(h, qkv, first, count);
-        let Scratch { p, ds, keys_by_channel, values, left, right, .. } = &mut *scratch;
-        let d_out = h.out_matrix(grad, first, count);
-        ds.resize(count * tokens, 0.0);
-        left.pack(d_out);
-        // SAFETY: `ds` belongs to this thread; of `d_qkv`, each (image, head) task writes its own columns.
-        unsafe { left.times(values, &SharedMut::new(ds), 0, tokens, false) };
-        left.pack(MatRef::new(p, count, tokens).t());
-        right.pack(d_out.t());
-        // SAFETY: as above.
-        unsafe { left.times(right, d_qkv, h.part(2, 0), row, first > 0) };
-        for i in 0..count {
-            let at = h.out(first + i);
-            let line = i * tokens..(i + 1) * tokens;
-            let (out, grad) = (&out[at..at + h.s.head], &grad[at..at + h.s.head]);
-            softmax_backward(&p[line.clone()], out, grad, h.s.scale(), &mut ds[line]);
+    let Scratch { precision, p, ds, keys, keys_by_channel, values, .. } = scratch;
+    let Scratch { queries, queries_by_channel, d_out, d_out_by_channel, left, .. } = scratch;
+    pack(keys, *precision, tokens, |first, count| h.matrix(qkv, 1, first, count));
+    pack(keys_by_channel, *precision, tokens, |first, count| h.matrix(qkv, 1, first, count).t());
+    pack(values, *precision, tokens, |first, count| h.matrix(qkv, 2, first, count));
+    for (first, count) in blocks(tokens, QUERIES) {
+        let (q, d) = (h.matrix(qkv, 0, first, count), h.out_matrix(grad, first, count));
+        queries.pack(q);
+        queries_by_channel.pack(q.t());
+        d_out.pack(d);
+        d_out_by_channel.pack(d.t());
+        for (block, (key, among)) in blocks(tokens, KEYS).enumerate() {
+            p.resize(count * among, 0.0);
+            ds.resize(count * among, 0.0);
+            // SAFETY: `p` and `ds` belong to this thread; of `d_qkv`, each (image, head) task writes its own columns.
+            unsafe { queries.times(&keys[block], &SharedMut::new(p), 0, among, false) };
+            softmax::weights(p, among, h.s.scale(), &logarithms[first..first + count]);
+            left.pack(MatRef::new(p, count, among).t());
+            // SAFETY: as above.
+            unsafe {
+                left.times(d_out_by_channel, d_qkv, h.part(2, key), row, first > 0);
+                d_out.times(&values[block], &SharedMut::new(ds), 0, among, false);
+            }
+            for (i, (p, ds)) in p.chunks_exact(among).zip(ds.chunks_exact_mut(among)).enumerate() {
+                let own = h.out(first + i)..h.out(first + i) + h.s.head;
+                softmax_backward(p, &out[own.clone()], &grad[own], h.s.scale(), ds);
+            }
+            left.pack(MatRef::new(ds, count, among));
+            // SAFETY: as above.
+            unsafe { left.times(&keys_by_channel[block], d_qkv, h.part(0, first), row, key > 0) };
+            left.pack(MatRef::new(ds, count, among).t());
+            // SAFETY: as above.
+            unsafe { left.times(queries_by_channel, d_qkv, h.part(1, key), row, first > 0) };
         }
-        left.pack(MatRef::new(ds, count, tokens));
-        // SAFETY: as above.
-        unsafe { left.times(keys_by_channel, d_qkv, h.part(0, first), row, false) };
-        left.pack(MatRef::new(ds, count, tokens).t());
-        right.pack(h.matrix(qkv, 0, first, count).t());
-        // SAFETY: as above.
-        unsafe { left.times(right, d_qkv, h.part(1, 0), row, first > 0) };
     }
 }
 
 multiversioned! {
-    /// From the gradient of one query's softmax weights `p`, in `ds`, to that of its unscaled scores.
+    /// From the gradient of some of a query's softmax weights, `p`, in `ds`, to that of their unscaled scores.
     fn softmax_backward(p: &[f32], out: &[f32], grad: &[f32], scale: f32, ds: &mut [f32]) {
         let mut lanes = [0f32; 16];
         let ((o, o_rest), (g, g_rest)) = (out.as_chunks::<16>(), grad.as_chunks::<16>());
