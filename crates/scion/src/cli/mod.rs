@@ -94,7 +94,7 @@ enum Command {
     Convert(convert::ConvertArguments),
     /// Runs a model once on given inputs, for comparing with other implementations
     #[command(
-        after_help = "Examples:\n  scion forward model.pt --inputs in.safetensors --output out.safetensors\n\nThe inputs hold x [N,C,H,W] f32, t [N] i64 or f32, and y [N] i64; the output holds out [N,C_out,H,W] f32."
+        after_help = "Examples:\n  scion forward model.pt --inputs in.safetensors --output out.safetensors\n\nThe inputs hold x [N,C,H,W] f32, t [N] i64 or f32, and y [N] i64 or, for a text-to-image model, text [N,L,D] f32 and mask [N,L]; the output holds out [N,C_out,H,W] f32."
     )]
     Forward(forward::ForwardArguments),
     /// Trains a model from nothing, as the recipe's [pretrain] says

@@ -66,6 +66,8 @@ pub struct SampleArguments {
 enum SamplerChoice {
     Ddpm,
     Ddim,
+    #[value(name = "dpm-solver++")]
+    DpmSolverPlusPlus,
 }
 
 /// Images drawn between two writes of a folder, so that an interrupted run goes on where it stopped.
@@ -127,16 +129,14 @@ fn sizes(arguments: &SampleArguments, name: &str) -> Result<DitConfig> {
 /// A sheet with a row for every image and a column for every model, each row from the same noise.
 fn side_by_side(arguments: &SampleArguments, seed: u64, quiet: bool) -> Result<()> {
     let (models, count) = (&arguments.models, arguments.count);
-    let sizes = models.iter().map(|name| sizes(arguments, name)).collect::<Result<Vec<_>>>()?;
-    let alike = |a: &DitConfig| (a.in_channels, a.input_size, a.num_classes);
-    if let Some((model, other)) =
-        models.iter().zip(&sizes).find(|(_, other)| alike(other) != alike(&sizes[0]))
-    {
-        let told = |sizes: &DitConfig| {
-            format!(
-                "{}×{1}×{1} images of {2} classes",
-                sizes.in_channels, sizes.input_size, sizes.num_classes
-            )
+    let drawn = |name: &String| {
+        let sizes = sizes(arguments, name)?;
+        Ok([sizes.in_channels, sizes.input_size, sizes.classes()?])
+    };
+    let sizes = models.iter().map(drawn).collect::<Result<Vec<_>>>()?;
+    if let Some((model, other)) = models.iter().zip(&sizes).find(|(_, other)| **other != sizes[0]) {
+        let told = |[channels, side, classes]: &[usize; 3]| {
+            format!("{channels}×{side}×{side} images of {classes} classes")
         };
         return Err(Error::Usage(format!(
             "{} draws {}, {model} {}; side by side they must be alike",
@@ -296,6 +296,7 @@ fn config(arguments: &SampleArguments) -> SampleConfig {
         sampler: match arguments.sampler {
             SamplerChoice::Ddpm => SamplerConfig::Ddpm,
             SamplerChoice::Ddim => SamplerConfig::Ddim,
+            SamplerChoice::DpmSolverPlusPlus => SamplerConfig::DpmSolverPlusPlus,
         },
         steps: arguments.steps,
         cfg: arguments.cfg,
@@ -307,15 +308,16 @@ fn config(arguments: &SampleArguments) -> SampleConfig {
 
 /// The classes that are drawn in turn.
 fn classes(arguments: &SampleArguments, sizes: &DitConfig) -> Result<Vec<usize>> {
+    let count = sizes.classes()?;
     let classes = match (arguments.class, &arguments.classes[..]) {
         (Some(class), _) => vec![class],
-        (None, []) => (0..sizes.num_classes).collect(),
+        (None, []) => (0..count).collect(),
         (None, chosen) => chosen.to_vec(),
     };
-    if let Some(far) = classes.iter().find(|&&c| c >= sizes.num_classes) {
+    if let Some(far) = classes.iter().find(|&&c| c >= count) {
         return Err(Error::Usage(format!(
             "class {far} does not exist: the model has classes 0 to {}",
-            sizes.num_classes - 1
+            count - 1
         )));
     }
     Ok(classes)

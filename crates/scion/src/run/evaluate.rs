@@ -142,7 +142,8 @@ pub(super) fn evaluation_samples(
         let set = read_samples(&file)?;
         return Ok(set.as_bytes().unwrap_or_default().to_vec());
     }
-    let labels = labels(recipe.sample.count, sizes.num_classes);
+    let classes = sizes.classes()?;
+    let labels = labels(recipe.sample.count, classes);
     let mut progress = Progress::new(&format!("sample {}", name.id()), labels.len() as u64, 0, quiet);
     let mut done = 0;
     let pixels = sample_in_parts(model, sizes, &recipe.sample, recipe.seed, &labels, 0, &parts, |count| {
@@ -151,9 +152,9 @@ pub(super) fn evaluation_samples(
     })?;
     let shape = ImageShape { channels: sizes.in_channels, height: sizes.input_size, width: sizes.input_size };
     // One row a class, the same noise in the same place for every model.
-    let columns = recipe.evaluate.grid_columns.min(labels.len() / sizes.num_classes).max(1);
-    let rows: Vec<u8> = (0..sizes.num_classes.min(labels.len()))
-        .flat_map(|class| (0..columns).map(move |column| column * sizes.num_classes + class))
+    let columns = recipe.evaluate.grid_columns.min(labels.len() / classes).max(1);
+    let rows: Vec<u8> = (0..classes.min(labels.len()))
+        .flat_map(|class| (0..columns).map(move |column| column * classes + class))
         .filter(|&i| i < labels.len())
         .flat_map(|i| pixels[i * shape.len()..(i + 1) * shape.len()].to_vec())
         .collect();

@@ -34,6 +34,7 @@ pub(crate) use evaluate::same_teacher_images;
 pub(crate) use folder::TEACHER;
 pub(crate) use graft::with_fresh_parts;
 pub(crate) use results::{cpu_name, kebab, peak_memory, reset_peak_memory};
+pub(crate) use sample::{Template, draw};
 pub(crate) use watch::{Glimpse, watch};
 
 /// The recipe of `scion quickstart`.

@@ -204,7 +204,7 @@ impl<'a> Job<'a> {
         }
         folder.note_stage(&clock)?;
         let clock = folder.start_stage("evaluation")?;
-        let classes = labels(self.recipe.sample.count, sizes.num_classes);
+        let classes = labels(self.recipe.sample.count, sizes.classes()?);
         let judge = self.judged().then(|| Judge::new(&self.device, self.recipe.seed)).transpose()?;
         let score = |pixels: &Vec<u8>| judge.as_ref().map(|j| j.score(pixels, Some(&classes))).transpose();
         let scores = pixels.iter().map(score).collect::<Result<Vec<Option<Scores>>>>()?;
@@ -244,7 +244,7 @@ impl<'a> Job<'a> {
             DataSource::ImageFolder => false,
             DataSource::Teacher => self.recipe.model.checkpoint.as_deref() == Some(EMBEDDED_NAME),
         };
-        fashion && (sizes.in_channels, sizes.input_size, sizes.num_classes) == (1, 28, 10)
+        fashion && (sizes.in_channels, sizes.input_size, sizes.classes().ok()) == (1, 28, Some(10))
     }
 
     fn reload(&self, file: &Path) -> Result<Dit> {

@@ -28,7 +28,7 @@ pub fn sample_images(
     on_images: impl FnMut(usize),
 ) -> Result<Vec<f32>> {
     let predict = |x: &[f32], t: &[f32], y: &[usize]| model.predict(x, t, y);
-    draw(predict, sizes, config, seed, labels, first, on_images, |_| Ok(()))
+    draw(predict, sizes.into(), config, seed, labels, first, on_images, |_| Ok(()))
 }
 
 /// The first images of [`sample_images`] on their way: what they are after every step, from noise to images, in bytes,
@@ -52,16 +52,34 @@ pub fn sample_film(
         frames[frame].extend(from_unit(step.x));
         Ok(())
     };
-    draw(predict, sizes, config, seed, labels, 0, |_| {}, on_step)?;
+    draw(predict, sizes.into(), config, seed, labels, 0, |_| {}, on_step)?;
     Ok(frames)
+}
+
+/// What is drawn: images of one shape.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Template<'a> {
+    /// [C, H, W]
+    pub shape: [usize; 3],
+    /// The label that guidance asks the model for beside an image's own.
+    pub null: Option<usize>,
+    /// x_T of all images, where it is not drawn from the seed.
+    pub noise: Option<&'a [f32]>,
+}
+
+impl From<&DitConfig> for Template<'_> {
+    fn from(sizes: &DitConfig) -> Self {
+        let shape = [sizes.in_channels, sizes.input_size, sizes.input_size];
+        Self { shape, null: sizes.null_label(), noise: None }
+    }
 }
 
 /// [`sample_images`] of a model given as its `predict`, which sees a batch's images, and behind them the same again with the
 /// null class where there is guidance; `on_step` sees every step of every batch.
 #[allow(clippy::too_many_arguments)]
-pub(super) fn draw(
+pub(crate) fn draw(
     mut predict: impl FnMut(&[f32], &[f32], &[usize]) -> Vec<f32>,
-    sizes: &DitConfig,
+    template: Template,
     config: &SampleConfig,
     seed: u64,
     labels: &[usize],
@@ -69,7 +87,7 @@ pub(super) fn draw(
     mut on_images: impl FnMut(usize),
     mut on_step: impl FnMut(Step<'_>) -> Result<()>,
 ) -> Result<Vec<f32>> {
-    if config.cfg != 1.0 && !sizes.null_class {
+    if config.cfg != 1.0 && template.null.is_none() {
         return Err(Error::Usage(format!(
             "guidance of scale {} needs a null class, which this model was not trained with; use a scale of 1",
             config.cfg
@@ -78,18 +96,24 @@ pub(super) fn draw(
     let (schedule, sampler) = config.schedule()?;
     let weights = PackedWeights::default();
     let sampling = Sampling { sampler, clip_denoised: false };
-    let mut images = Vec::with_capacity(labels.len() * sizes.image_len());
+    let len: usize = template.shape.iter().product();
+    let mut images = Vec::with_capacity(labels.len() * len);
     for (batch, labels) in labels.chunks(config.batch).enumerate() {
         let start = first + (batch * config.batch) as u64;
         let mut streams: Vec<NoiseStream> =
             (0..labels.len()).map(|i| NoiseStream::new(seed, start + i as u64)).collect();
-        let mut x_t = vec![0f32; labels.len() * sizes.image_len()];
-        x_t.chunks_exact_mut(sizes.image_len())
-            .zip(&mut streams)
-            .for_each(|(x, stream)| stream.fill_normal(x));
-        let shape = [labels.len(), sizes.in_channels, sizes.input_size, sizes.input_size];
+        let mut x_t = vec![0f32; labels.len() * len];
+        match template.noise {
+            Some(noise) => x_t.copy_from_slice(&noise[batch * config.batch * len..][..labels.len() * len]),
+            None => {
+                let images = x_t.chunks_exact_mut(len).zip(&mut streams);
+                images.for_each(|(x, stream)| stream.fill_normal(x));
+            }
+        }
+        let [channels, height, width] = template.shape;
+        let shape = [labels.len(), channels, height, width];
         let noise = |image: usize, z: &mut [f32]| streams[image].fill_normal(z);
-        let predict = |x: &[f32], t: usize| guided(&mut predict, sizes, config, x, t, labels, shape);
+        let predict = |x: &[f32], t: usize| guided(&mut predict, template.null, config, x, t, labels, shape);
         images.extend(
             weights.scope(|| sample_loop(&schedule, sampling, shape, x_t, noise, predict, &mut on_step))?,
         );
@@ -153,18 +177,18 @@ pub fn remove_parts(folder: &Path) -> Result<()> {
 /// The model's output at one timestep, guided where the scale asks for it.
 fn guided(
     predict: &mut impl FnMut(&[f32], &[f32], &[usize]) -> Vec<f32>,
-    sizes: &DitConfig,
+    null: Option<usize>,
     config: &SampleConfig,
     x: &[f32],
     t: usize,
     labels: &[usize],
     shape: [usize; 4],
 ) -> Result<Vec<f32>> {
-    if config.cfg == 1.0 {
+    let Some(null) = null.filter(|_| config.cfg != 1.0) else {
         return Ok(predict(x, &vec![t as f32; labels.len()], labels));
-    }
+    };
     let doubled = [x, x].concat();
-    let null = vec![sizes.num_classes; labels.len()];
+    let null = vec![null; labels.len()];
     let both = predict(&doubled, &vec![t as f32; 2 * labels.len()], &[labels, &null].concat());
     let (conditional, unconditional) = both.split_at(both.len() / 2);
     Guidance { scale: config.cfg as f32, channels: config.guidance }.combine(

@@ -87,7 +87,7 @@ pub(super) fn stage_images(
     let (file, parts) = (folder.path(TEACHER_IMAGES), folder.path(TEACHER_IMAGE_PARTS));
     if !file.exists() {
         let drawn = recipe.data.drawn(&recipe.sample);
-        let labels = labels(drawn.count, sizes.num_classes);
+        let labels = labels(drawn.count, sizes.classes()?);
         let mut progress = Progress::new("teacher's images", labels.len() as u64, 0, quiet);
         let mut done = 0;
         let on_images = |count: usize| {
@@ -131,12 +131,13 @@ fn check_fit(set: &ImageSet, sizes: &DitConfig) -> Result<()> {
         )));
     }
     // Labels are places in the sorted list of class folders: one folder too few would shift all behind it.
-    if set.class_names().len() != sizes.num_classes {
+    let classes = sizes.classes()?;
+    if set.class_names().len() != classes {
         return Err(Error::Usage(format!(
             "the images have {} classes ({}), but the model {}; expected one folder for each of its classes",
             set.class_names().len(),
             ends(set.class_names()),
-            sizes.num_classes
+            classes
         )));
     }
     Ok(())

@@ -14,7 +14,7 @@ use crate::data::loader::{shuffle, spread};
 use crate::data::{Batches, ImageSet, to_unit};
 use crate::diffusion::Schedule;
 use crate::error::{Error, Result};
-use crate::model::{Dit, DitConfig, Part, Site};
+use crate::model::{Context, Dit, DitConfig, Part, Site};
 use crate::plan::{Plan, needs_activations};
 use crate::train::{CaptureMode, DistillConfig, Distiller};
 
@@ -185,7 +185,7 @@ impl<'a> Source<'a> {
         if !sites.iter().all(|&site| path(site).exists()) {
             let widths = |site: Site| Widths {
                 tokens: sizes.tokens() * sizes.hidden,
-                conditioning: if matches!(site, Site::Pair(_)) { sizes.hidden } else { 0 },
+                conditioning: if matches!(site, Site::Pair(_)) { Context::packed_len(sizes) } else { 0 },
             };
             let mut writers = sites
                 .iter()

@@ -8,6 +8,7 @@ mod grafted;
 mod locality;
 mod messages;
 mod neighbours;
+mod pixart;
 mod place;
 mod restructures;
 mod runs;
