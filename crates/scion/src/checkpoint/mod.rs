@@ -24,6 +24,7 @@ pub use hub::resolve;
 pub use infer::DitShape;
 pub use names::check_names;
 pub use source::{Format, Source};
+use tensor::Stored;
 pub use tensor::{Dtype, TensorEntry};
 pub use write::{Precision, TensorSource, ensure_absent, write_dit, write_safetensors, write_scion};
 pub use write_diffusers::write_diffusers;
@@ -65,7 +66,8 @@ pub struct Checkpoint {
 
 impl Checkpoint {
     /// Opens a `torch.save` file of any age, a safetensors file, an index of shards, a diffusers model folder or a pipeline
-    /// folder. Of a training file the entry `ema` is taken, else `model`.
+    /// folder. Of a training file the entry `ema` is taken, else `model`, else
+    /// `state_dict`.
     ///
     /// # Errors
     /// A file that is missing, truncated, damaged, of another kind, or holds something else than tensors.
@@ -159,6 +161,20 @@ impl Checkpoint {
             // Only parameters are stored in pieces, and those are floating point.
             Part::Rows(..) | Part::Copies(_) => {
                 let detail = format!("tensor `{name}` is a model's parameter; expected integers");
+                Err(Error::Tensors { path: self.path.clone(), detail })
+            }
+        }
+    }
+
+    /// Type of a tensor that the file holds in one piece, and where in the file its first byte lies.
+    ///
+    /// # Errors
+    /// An unknown name, or a tensor in pieces.
+    pub(crate) fn stored(&self, name: &str) -> Result<(Dtype, u64)> {
+        match self.part(name)? {
+            Part::Whole(Stored { offset, entry, strides: None, .. }) => Ok((entry.dtype, *offset)),
+            _ => {
+                let detail = format!("tensor `{name}` does not lie in one piece");
                 Err(Error::Tensors { path: self.path.clone(), detail })
             }
         }
