@@ -17,7 +17,7 @@ const QUERIES: usize = 64;
 /// A layer with its weights.
 pub(super) enum Layer {
     Convolution(Convolution),
-    Residual(Residual),
+    Residual(Box<Residual>),
     Attention(Attention),
     /// A convolution of the norm's SiLU.
     Output(GroupNorm, Convolution),

@@ -91,7 +91,7 @@ impl<'a> Weights<'a> {
     fn layer(&self, block: &Block) -> Result<Layer> {
         Ok(match block {
             Block::Convolution { name, geometry } => Layer::Convolution(self.convolution(name, *geometry)?),
-            Block::Residual { name, inputs, outputs } => Layer::Residual(Residual {
+            Block::Residual { name, inputs, outputs } => Layer::Residual(Box::new(Residual {
                 norm1: self.norm(&format!("{name}.norm1"))?,
                 conv1: self.convolution(&format!("{name}.conv1"), square(*inputs, *outputs))?,
                 norm2: self.norm(&format!("{name}.norm2"))?,
@@ -102,7 +102,7 @@ impl<'a> Weights<'a> {
                         self.convolution(&format!("{name}.conv_shortcut"), geometry)
                     })
                     .transpose()?,
-            }),
+            })),
             Block::Attention { name, width } => Layer::Attention(self.attention(name, *width)?),
             Block::Output { part, geometry } => Layer::Output(
                 self.norm(&format!("{part}.conv_norm_out"))?,
