@@ -30,6 +30,7 @@ fixtures:
     {{python}} scripts/fixtures/events.py
     {{python}} scripts/fixtures/grafted.py --dit-repo {{dit_repo}} --grafting-repo {{grafting_repo}}
     {{python}} scripts/fixtures/inception.py
+    {{python}} scripts/fixtures/latent.py
     {{python}} scripts/fixtures/metrics.py
     {{python}} scripts/fixtures/operators.py
     {{python}} scripts/fixtures/pairs.py --dit-repo {{dit_repo}}

@@ -26,6 +26,7 @@ pub use infer::DitShape;
 pub use names::check_names;
 pub use pixart::{PixartShape, write_diffusers_pixart};
 pub use source::{Format, Source};
+use tensor::Stored;
 pub use tensor::{Dtype, TensorEntry};
 pub use write::{Precision, TensorSource, ensure_absent, write_dit, write_safetensors, write_scion};
 pub use write_diffusers::write_diffusers;
@@ -175,6 +176,20 @@ impl Checkpoint {
             // Only parameters are stored in pieces, and those are floating point.
             Part::Rows(..) | Part::Copies(_) => {
                 let detail = format!("tensor `{name}` is a model's parameter; expected integers");
+                Err(Error::Tensors { path: self.path.clone(), detail })
+            }
+        }
+    }
+
+    /// Type of a tensor that the file holds in one piece, and where in the file its first byte lies.
+    ///
+    /// # Errors
+    /// An unknown name, or a tensor in pieces.
+    pub(crate) fn stored(&self, name: &str) -> Result<(Dtype, u64)> {
+        match self.part(name)? {
+            Part::Whole(Stored { offset, entry, strides: None, .. }) => Ok((entry.dtype, *offset)),
+            _ => {
+                let detail = format!("tensor `{name}` does not lie in one piece");
                 Err(Error::Tensors { path: self.path.clone(), detail })
             }
         }

@@ -1,9 +1,12 @@
+mod autoencoder;
+
 use std::path::{Path, PathBuf};
 
 use burn::Tensor;
 use burn::tensor::{Device, TensorData};
 use clap::Args;
 
+use super::component::{Component, kind_of};
 use super::reading::Reading;
 use crate::checkpoint::{Checkpoint, Dtype, Precision, TensorSource, ensure_absent, write_safetensors};
 use crate::error::{Error, Result};
@@ -14,7 +17,7 @@ use crate::run::with_checkpoint;
 pub struct ForwardArguments {
     /// A file, a folder, hf://ORG/REPO/FILE, or "embedded"
     model: String,
-    /// A safetensors file with x, t and y, or x, t, text and mask
+    /// A safetensors file with x, t and y, or x, t, text and mask; for an autoencoder with image or latent
     #[arg(long)]
     inputs: PathBuf,
     /// The safetensors file to write
@@ -26,6 +29,14 @@ pub struct ForwardArguments {
 
 pub fn forward(arguments: &ForwardArguments) -> Result<()> {
     ensure_absent(&arguments.output)?;
+    let model = Path::new(&arguments.model);
+    match kind_of(model) {
+        Component::Dit => dit(arguments),
+        Component::Autoencoder => autoencoder::forward(model, &arguments.inputs, &arguments.output),
+    }
+}
+
+fn dit(arguments: &ForwardArguments) -> Result<()> {
     with_checkpoint(&arguments.model, |file| {
         let architecture = arguments.reading.architecture(file)?;
         let device = Device::flex();

@@ -1,5 +1,6 @@
 //! Runs: a folder, the stages that fill it, and how an interrupted one goes on.
 
+mod canvas;
 mod evaluate;
 mod events;
 mod folder;
@@ -17,6 +18,7 @@ mod stage1;
 mod teacher;
 mod watch;
 
+pub use canvas::Canvas;
 pub use evaluate::{Judge, Scores};
 pub use folder::RunFolder;
 pub use locality::Locality;

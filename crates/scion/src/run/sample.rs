@@ -4,9 +4,9 @@ use std::path::Path;
 
 use scion_kernels::PackedWeights;
 
+use super::Canvas;
 use crate::atomic;
 use crate::config::SampleConfig;
-use crate::data::from_unit;
 use crate::diffusion::{Guidance, NoiseStream, Sampling, Step, sample_loop};
 use crate::error::{Error, Result};
 use crate::model::{Dit, DitConfig};
@@ -31,8 +31,8 @@ pub fn sample_images(
     draw(predict, sizes.into(), config, seed, labels, first, on_images, |_| Ok(()))
 }
 
-/// The first images of [`sample_images`] on their way: what they are after every step, from noise to images, in bytes,
-/// [step][N, C, H, W].
+/// The first images of [`sample_images`] on their way: what they are after every step, from noise to images, in the bytes
+/// that `canvas` makes of them, [step][N, C, H, W].
 ///
 /// # Errors
 /// As [`sample_images`].
@@ -42,6 +42,7 @@ pub fn sample_film(
     config: &SampleConfig,
     seed: u64,
     labels: &[usize],
+    canvas: &Canvas,
 ) -> Result<Vec<Vec<u8>>> {
     let mut frames: Vec<Vec<u8>> = Vec::new();
     let mut start = None;
@@ -49,7 +50,7 @@ pub fn sample_film(
     let on_step = |step: Step<'_>| {
         let frame = *start.get_or_insert(step.index) - step.index;
         frames.resize(frames.len().max(frame + 1), Vec::new());
-        frames[frame].extend(from_unit(step.x));
+        frames[frame].extend(canvas.bytes(step.x)?);
         Ok(())
     };
     draw(predict, sizes.into(), config, seed, labels, 0, |_| {}, on_step)?;
@@ -125,8 +126,8 @@ pub(crate) fn draw(
 /// Images whose completion is noted on disk.
 const PART: usize = 256;
 
-/// As [`sample_images`] in bytes, [N, C, H, W], kept in `folder` part by part: called again after an interruption,
-/// it goes on where it stopped. The caller removes the folder once the images are where they belong.
+/// As [`sample_images`] in the bytes that `canvas` makes of them, [N, C, H, W], kept in `folder` part by part: called again
+/// after an interruption, it goes on where it stopped. The caller removes the folder once the images are where they belong.
 ///
 /// # Errors
 /// Those of [`sample_images`], and `Io` when the folder cannot be read or written.
@@ -138,23 +139,24 @@ pub fn sample_in_parts(
     seed: u64,
     labels: &[usize],
     first: u64,
+    canvas: &Canvas,
     folder: &Path,
     mut on_images: impl FnMut(usize),
 ) -> Result<Vec<u8>> {
     fs::create_dir_all(folder).map_err(|e| Error::io("create the folder", folder, e))?;
-    let mut pixels = Vec::with_capacity(labels.len() * sizes.image_len());
+    let mut pixels = Vec::with_capacity(labels.len() * canvas.image_bytes());
     for (number, labels) in labels.chunks(PART).enumerate() {
         let done = number * PART;
         let path = folder.join(format!("{done:06}.u8"));
         match fs::read(&path) {
-            Ok(bytes) if bytes.len() == labels.len() * sizes.image_len() => {
+            Ok(bytes) if bytes.len() == labels.len() * canvas.image_bytes() => {
                 pixels.extend(bytes);
                 on_images(labels.len());
             }
             _ => {
                 let first = first + done as u64;
                 let drawn = sample_images(model, sizes, config, seed, labels, first, &mut on_images)?;
-                let bytes = from_unit(&drawn);
+                let bytes = canvas.bytes(&drawn)?;
                 atomic::write(&path, &bytes)?;
                 pixels.extend(bytes);
             }

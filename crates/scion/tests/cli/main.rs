@@ -5,6 +5,7 @@ mod checkpoints;
 mod evaluation;
 mod evaluation_sets;
 mod grafted;
+mod latents;
 mod locality;
 mod messages;
 mod neighbours;
