@@ -32,6 +32,7 @@ fixtures:
     {{python}} scripts/fixtures/metrics.py
     {{python}} scripts/fixtures/operators.py
     {{python}} scripts/fixtures/pairs.py --dit-repo {{dit_repo}}
+    {{python}} scripts/fixtures/text.py
 
 # Checks the golden data against their manifest.
 check-fixtures:

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 pub use hub::resolve;
 pub use infer::DitShape;
 pub use names::check_names;
+pub(crate) use source::read_json;
 pub use source::{Format, Source};
 pub use tensor::{Dtype, TensorEntry};
 pub use write::{Precision, TensorSource, ensure_absent, write_dit, write_safetensors, write_scion};
@@ -147,6 +148,22 @@ impl Checkpoint {
     /// An unknown name, an integer tensor, a failed read, or a diffusers file whose blocks disagree on a shared tensor.
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
         self.part(name)?.read_f32(&self.path, name)
+    }
+
+    /// Some rows of a tensor, in the order asked for, converted as [`Checkpoint::read_f32`] does; nothing else is read.
+    ///
+    /// # Errors
+    /// An unknown name, an integer tensor, a failed read, a row that the tensor has not, or a tensor that the file does not
+    /// hold in one piece.
+    pub fn read_rows(&self, name: &str, rows: &[usize]) -> Result<Vec<f32>> {
+        match self.part(name)? {
+            Part::Whole(stored) => stored.read_rows(name, rows),
+            Part::Rows(..) | Part::Copies(_) => {
+                let detail =
+                    format!("tensor `{name}` is in several pieces, of which no single rows can be read");
+                Err(Error::Tensors { path: self.path.clone(), detail })
+            }
+        }
     }
 
     /// An integer or boolean tensor's elements in row-major order.

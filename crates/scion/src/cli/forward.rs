@@ -3,6 +3,8 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use clap::Args;
 
+use super::component::{Component, kind_of};
+use super::encode_text::encode_text;
 use super::reading::Reading;
 use crate::checkpoint::{Checkpoint, Dtype, Precision, TensorSource, ensure_absent, write_safetensors};
 use crate::error::{Error, Result};
@@ -13,7 +15,7 @@ use crate::run::with_checkpoint;
 pub struct ForwardArguments {
     /// A file, a folder, hf://ORG/REPO/FILE, or "embedded"
     model: String,
-    /// A safetensors file with x, t and y
+    /// A safetensors file with what the model takes
     #[arg(long)]
     inputs: PathBuf,
     /// The safetensors file to write
@@ -25,6 +27,14 @@ pub struct ForwardArguments {
 
 pub fn forward(arguments: &ForwardArguments) -> Result<()> {
     ensure_absent(&arguments.output)?;
+    let folder = Path::new(&arguments.model);
+    match kind_of(folder)? {
+        Component::TextEncoder => encode_text(folder, &arguments.inputs, &arguments.output),
+        Component::Transformer => transformer(arguments),
+    }
+}
+
+fn transformer(arguments: &ForwardArguments) -> Result<()> {
     with_checkpoint(&arguments.model, |file| {
         let architecture = arguments.reading.architecture(file)?;
         let inputs = Inputs::read(&arguments.inputs, &architecture.dit)?;

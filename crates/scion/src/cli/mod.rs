@@ -8,7 +8,9 @@ macro_rules! say {
 mod analyze;
 mod bench;
 mod claim;
+mod component;
 mod convert;
+mod encode_text;
 mod evaluate;
 mod forward;
 mod graft;
@@ -20,6 +22,7 @@ mod reading;
 mod sample;
 mod space;
 mod sweep;
+mod tokenize;
 
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
@@ -94,9 +97,12 @@ enum Command {
     Convert(convert::ConvertArguments),
     /// Runs a model once on given inputs, for comparing with other implementations
     #[command(
-        after_help = "Examples:\n  scion forward model.pt --inputs in.safetensors --output out.safetensors\n\nThe inputs hold x [N,C,H,W] f32, t [N] i64 or f32, and y [N] i64; the output holds out [N,C_out,H,W] f32."
+        after_help = "Examples:\n  scion forward model.pt --inputs in.safetensors --output out.safetensors\n\nThe inputs hold x [N,C,H,W] f32, t [N] i64 or f32, and y [N] i64; the output holds out [N,C_out,H,W] f32.\nFor the folder of a text encoder they hold ids [N,L] i64 and mask [N,L], and the output out [N,L,D] f32."
     )]
     Forward(forward::ForwardArguments),
+    /// Prints the token ids of prompts, a line for each, as a pipeline's tokenizer gives them
+    #[command(after_help = "Example:\n  scion tokenize PixArt-Sigma-XL-2-1024-MS --prompts prompts.txt")]
+    Tokenize(tokenize::TokenizeArguments),
     /// Trains a model from nothing, as the recipe's [pretrain] says
     #[command(after_help = "Example:\n  scion pretrain recipes/teacher.toml --out runs/teacher")]
     Pretrain(graft::RunArguments),
@@ -186,6 +192,7 @@ fn execute(command: Command, common: &Common) -> Result<()> {
         Command::Inspect(arguments) => inspect::inspect(&arguments),
         Command::Convert(arguments) => convert::convert(&arguments),
         Command::Forward(arguments) => forward::forward(&arguments),
+        Command::Tokenize(arguments) => tokenize::tokenize(&arguments),
         Command::Sample(arguments) => sample::sample(&arguments, common),
         Command::Evaluate(arguments) => evaluate::evaluate(&arguments, common),
         Command::Analyze(arguments) => analyze::analyze(&arguments, common),
