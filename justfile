@@ -35,6 +35,7 @@ fixtures:
     {{python}} scripts/fixtures/operators.py
     {{python}} scripts/fixtures/pairs.py --dit-repo {{dit_repo}}
     {{python}} scripts/fixtures/pixart.py
+    {{python}} scripts/fixtures/text.py
 
 # Checks the golden data against their manifest.
 check-fixtures:

@@ -28,5 +28,6 @@ mod positions;
 pub mod report;
 pub mod run;
 pub mod sweep;
+pub mod text;
 pub mod train;
 mod zip_output;

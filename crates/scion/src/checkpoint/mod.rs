@@ -25,6 +25,7 @@ pub use hub::resolve;
 pub use infer::DitShape;
 pub use names::check_names;
 pub use pixart::{PixartShape, write_diffusers_pixart};
+pub(crate) use source::read_json;
 pub use source::{Format, Source};
 use tensor::Stored;
 pub use tensor::{Dtype, TensorEntry};
@@ -164,6 +165,22 @@ impl Checkpoint {
     /// An unknown name, an integer tensor, a failed read, or a diffusers file whose blocks disagree on a shared tensor.
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
         self.part(name)?.read_f32(&self.path, name)
+    }
+
+    /// Some rows of a tensor, in the order asked for, converted as [`Checkpoint::read_f32`] does; nothing else is read.
+    ///
+    /// # Errors
+    /// An unknown name, an integer tensor, a failed read, a row that the tensor has not, or a tensor that the file does not
+    /// hold in one piece.
+    pub fn read_rows(&self, name: &str, rows: &[usize]) -> Result<Vec<f32>> {
+        match self.part(name)? {
+            Part::Whole(stored) => stored.read_rows(name, rows),
+            Part::Rows(..) | Part::Copies(_) => {
+                let detail =
+                    format!("tensor `{name}` is in several pieces, of which no single rows can be read");
+                Err(Error::Tensors { path: self.path.clone(), detail })
+            }
+        }
     }
 
     /// An integer or boolean tensor's elements in row-major order.

@@ -7,6 +7,7 @@ use burn::tensor::{Device, TensorData};
 use clap::Args;
 
 use super::component::{Component, kind_of};
+use super::encode_text::encode_text;
 use super::reading::Reading;
 use crate::checkpoint::{Checkpoint, Dtype, Precision, TensorSource, ensure_absent, write_safetensors};
 use crate::error::{Error, Result};
@@ -17,7 +18,7 @@ use crate::run::with_checkpoint;
 pub struct ForwardArguments {
     /// A file, a folder, hf://ORG/REPO/FILE, or "embedded"
     model: String,
-    /// A safetensors file with x, t and y, or x, t, text and mask; for an autoencoder with image or latent
+    /// A safetensors file with what the model takes
     #[arg(long)]
     inputs: PathBuf,
     /// The safetensors file to write
@@ -30,13 +31,14 @@ pub struct ForwardArguments {
 pub fn forward(arguments: &ForwardArguments) -> Result<()> {
     ensure_absent(&arguments.output)?;
     let model = Path::new(&arguments.model);
-    match kind_of(model) {
-        Component::Dit => dit(arguments),
+    match kind_of(model)? {
+        Component::Transformer => transformer(arguments),
+        Component::TextEncoder => encode_text(model, &arguments.inputs, &arguments.output),
         Component::Autoencoder => autoencoder::forward(model, &arguments.inputs, &arguments.output),
     }
 }
 
-fn dit(arguments: &ForwardArguments) -> Result<()> {
+fn transformer(arguments: &ForwardArguments) -> Result<()> {
     with_checkpoint(&arguments.model, |file| {
         let architecture = arguments.reading.architecture(file)?;
         let device = Device::flex();

@@ -16,6 +16,7 @@ mod runs;
 mod sampling;
 mod stages;
 mod sweep;
+mod text;
 
 use std::path::{Path, PathBuf};
 
