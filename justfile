@@ -26,12 +26,16 @@ fixtures:
     {{python}} scripts/fixtures/data.py --dit-repo {{dit_repo}}
     {{python}} scripts/fixtures/diffusion.py --dit-repo {{dit_repo}}
     {{python}} scripts/fixtures/dit.py --dit-repo {{dit_repo}}
+    {{python}} scripts/fixtures/dpm_solver.py
     {{python}} scripts/fixtures/events.py
     {{python}} scripts/fixtures/grafted.py --dit-repo {{dit_repo}} --grafting-repo {{grafting_repo}}
     {{python}} scripts/fixtures/inception.py
+    {{python}} scripts/fixtures/latent.py
     {{python}} scripts/fixtures/metrics.py
     {{python}} scripts/fixtures/operators.py
     {{python}} scripts/fixtures/pairs.py --dit-repo {{dit_repo}}
+    {{python}} scripts/fixtures/pixart.py
+    {{python}} scripts/fixtures/text.py
 
 # Checks the golden data against their manifest.
 check-fixtures:

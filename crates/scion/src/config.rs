@@ -109,6 +109,9 @@ pub struct ModelConfig {
     /// Attention heads, where neither the file nor its width tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heads: Option<usize>,
+    /// The autoencoder whose latents the model makes: its folder. Without it, samples of such a model stay latents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vae: Option<PathBuf>,
 }
 
 impl ModelConfig {
@@ -146,6 +149,8 @@ pub enum DataSource {
     FashionMnist,
     /// A folder with one sub-folder of PNG, JPEG or WebP images a class.
     ImageFolder,
+    /// A folder of latents that `scion encode` wrote.
+    Latents,
     /// No data set: images that the teacher draws, of every class in turn, once a run.
     Teacher,
 }

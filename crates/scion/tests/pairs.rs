@@ -7,7 +7,7 @@ use burn::Tensor;
 use burn::module::Module;
 use burn::tensor::{Device, TensorData};
 use scion::checkpoint::Checkpoint;
-use scion::model::{Architecture, Checkpointed, Dit, DitConfig, Part, Seen, Site, load};
+use scion::model::{Architecture, Checkpointed, Conditions, Context, Dit, DitConfig, Part, Seen, Site, load};
 use scion::operator::Init;
 use scion::train::collect;
 
@@ -25,9 +25,8 @@ fn architecture() -> Architecture {
         depth: 5,
         heads: 3,
         mlp_ratio: 2.0,
-        num_classes: 3,
-        null_class: true,
         learn_sigma: true,
+        conditions: Conditions::Classes { count: 3, null: true },
     };
     Architecture::native(dit).with_pairs(vec![[1, 2], [3, 4]]).unwrap()
 }
@@ -113,7 +112,8 @@ fn a_pair_by_itself_does_what_it_does_in_the_model() {
     look(&model, &mut tokens);
     assert_eq!(tokens.keys().copied().collect::<Vec<_>>(), [0, 1, 3, 5]);
     let Part::Pair(pair) = model.part(Site::Pair(1)) else { panic!("a pair stands there") };
-    let run = |name| pair.forward(tensor(&golden, name, &device), &tensor(&golden, "c", &device));
+    let context = Context { conditioning: tensor(&golden, "c", &device), text: None };
+    let run = |name| pair.forward(tensor(&golden, name, &device), &context);
     assert!(error(&values(run("before")), &golden.read_f32("after").unwrap()) < 1e-5);
     assert!(error(&tokens[&1], &golden.read_f32("before").unwrap()) < 1e-5);
     assert!(error(&tokens[&3], &golden.read_f32("after").unwrap()) < 1e-5);

@@ -123,7 +123,7 @@ impl HeldOut {
             (_, DataSource::FashionMnist) => "test images of Fashion-MNIST".into(),
             _ => "embedded test images of Fashion-MNIST".into(),
         };
-        let judged = fashion && (sizes.in_channels, sizes.input_size, sizes.num_classes) == (1, 28, 10);
+        let judged = fashion && (sizes.in_channels, sizes.input_size, sizes.classes()?) == (1, 28, 10);
         Ok(Self { description, set, judged })
     }
 }
@@ -148,7 +148,7 @@ pub fn analyze(
     if let (Some(exports), Some(path)) = (&exports, export) {
         exports.write(subject, path)?;
     }
-    let is_guided = sizes.null_class && settings.cfg != 1.0;
+    let is_guided = sizes.null_label().is_some() && settings.cfg != 1.0;
     let guided = if is_guided { watching::guided(subject, settings, seed, quiet)? } else { BTreeMap::new() };
     let found = held_out
         .map(|held_out| sensitivity::measure(subject, settings, held_out, scions, seed, quiet))
@@ -233,7 +233,7 @@ fn left_out(
     } else if settings.frechet_images == 0 {
         missing.push("The Fréchet distance, as asked.".into());
     }
-    if settings.cfg != 1.0 && !sizes.null_class {
+    if settings.cfg != 1.0 && sizes.null_label().is_none() {
         missing.push("Attention with guidance: the model has no null class.".into());
     }
     let other: Vec<String> = (0..sizes.depth)

@@ -114,8 +114,9 @@ impl<'a> Probe<'a> {
             Ok((images, noised))
         };
         let judged = held_out.judged && settings.frechet_images > 0;
+        let classes = sizes.classes()?;
         let judge = judged.then(|| Judge::new(&Device::flex(), seed)).transpose()?.map(|judge| {
-            let labels = (0..settings.frechet_images).map(|i| i % sizes.num_classes).collect();
+            let labels = (0..settings.frechet_images).map(|i| i % classes).collect();
             (judge, labels)
         });
         Ok(Self { sizes, batches: all.chunks(BATCH).map(noised).collect::<Result<_>>()?, judge, seed })

@@ -67,7 +67,7 @@ impl Setting {
         let teacher = random_dit(&sizes, &Device::flex())?;
         let plan = Plan::new(&Architecture::native(sizes.clone()), &[graft], &[])?;
         let images = Box::new(move |step| {
-            let labels = labels_in_groups(batch, sizes.num_classes);
+            let labels = labels_in_groups(batch, sizes.classes()?);
             let shape = [batch, sizes.in_channels, sizes.input_size, sizes.input_size];
             let images = normal(batch * sizes.image_len(), step);
             Ok(Batch { images, shape, labels, indices: (0..batch).collect(), flipped: vec![false; batch] })

@@ -234,7 +234,8 @@ pub(super) fn quickstart() -> Result<Recipe> {
 fn sample() -> Result<Job> {
     let (recipe, teacher) = (quickstart()?, embedded_teacher(&Device::flex())?);
     let sizes = teacher.architecture.dit;
-    let labels: Vec<usize> = (0..EMBEDDED_BATCH).map(|i| i % sizes.num_classes).collect();
+    let classes = sizes.classes()?;
+    let labels: Vec<usize> = (0..EMBEDDED_BATCH).map(|i| i % classes).collect();
     let step = move || {
         sample_images(&teacher.model, &sizes, &recipe.sample, 0, &labels, 0, |_| {})?;
         Ok(())

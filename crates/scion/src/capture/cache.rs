@@ -25,7 +25,7 @@ const SUM: usize = 8 + 8 + 8 + 8;
 pub struct Widths {
     /// Of the input, and of the output: T·D.
     pub tokens: usize,
-    /// Of the conditioning: D, or 0 where there is none.
+    /// Of the conditioning, or 0 where there is none.
     pub conditioning: usize,
 }
 

@@ -24,7 +24,8 @@ pub struct Activations {
     pub input: Vec<f32>,
     /// [N, T, D]: of an operator, before the gate; of a pair, the tokens after its second block.
     pub output: Vec<f32>,
-    /// [N, D]: SiLU(t + y), which a pair's blocks need; empty for an operator.
+    /// [N, K]: what a pair's blocks get beside the tokens ([`Context::packed`](crate::model::Context::packed)); empty for
+    /// an operator.
     pub conditioning: Vec<f32>,
 }
 
@@ -37,14 +38,14 @@ pub struct NoisedBatch {
     pub noise: Vec<f32>,
     /// Timesteps, from 0.
     pub t: Vec<usize>,
-    /// Labels, some replaced by the null class.
+    /// Labels, some replaced by the null class or prompt.
     pub labels: Vec<usize>,
 }
 
 /// Adds noise to images in [-1, 1].
 ///
 /// What image `i` gets depends on `seed` and `first + i` alone. With a chance of `label_dropout`, a label
-/// becomes the null class.
+/// becomes the null label.
 ///
 /// # Errors
 /// When the numbers of images, labels and pixels do not fit one another.
@@ -57,7 +58,7 @@ pub fn add_noise(
     seed: u64,
     first: u64,
 ) -> Result<NoisedBatch> {
-    let mut noise = vec![0f32; images.len()];
+    let (mut noise, null) = (vec![0f32; images.len()], sizes.null_label());
     let drawn: Vec<(usize, usize)> = noise
         .par_chunks_mut(sizes.image_len())
         .zip(labels)
@@ -65,9 +66,9 @@ pub fn add_noise(
         .map(|(i, (noise, &label))| {
             let mut stream = NoiseStream::with_purpose(seed, first + i as u64, Purpose::Training);
             let t = stream.uniform_below(schedule.len());
-            let dropped = stream.uniform() < label_dropout && sizes.null_class;
+            let dropped = stream.uniform() < label_dropout;
             stream.fill_normal(noise);
-            (t, if dropped { sizes.num_classes } else { label })
+            (t, null.filter(|_| dropped).unwrap_or(label))
         })
         .collect();
     let (t, labels): (Vec<usize>, Vec<usize>) = drawn.into_iter().unzip();
@@ -105,10 +106,10 @@ pub fn capture(
                 found.insert(site, Activations { input, output, ..Activations::default() });
             }
         }
-        Seen::Tokens { before, tokens, conditioning } => {
+        Seen::Tokens { before, tokens, context } => {
             let (begins, ends) = (Site::Pair(before), before.checked_sub(2).map(Site::Pair));
             if sites.contains(&begins) {
-                let (input, conditioning) = (values(tokens), values(conditioning));
+                let (input, conditioning) = (values(tokens), context.packed(sizes));
                 found.insert(begins, Activations { input, conditioning, ..Activations::default() });
             }
             if let Some(pair) = ends.and_then(|site| found.get_mut(&site)) {

@@ -1,5 +1,5 @@
-//! The diffusers layout of a DiT, as a table of name pairs plus three small reshapes: the fused qkv is split in
-//! thirds, the timestep and label embedders are copied into every block, and the position table is not stored.
+//! The diffusers layout, as a table of name pairs plus three small reshapes: fused projections are split, a DiT's timestep and
+//! label embedders are copied into every block, and its position table is not stored. The table here is DiT's.
 //! Source: huggingface/diffusers `scripts/convert_dit_to_diffusers.py`, `transformers/dit_transformer_2d.py`.
 
 use std::collections::BTreeMap;
@@ -36,17 +36,17 @@ const INNER: [(&str, &str); 4] = [
 ];
 
 /// The thirds of `attn.qkv`, in order of its rows.
-const THIRDS: [&str; 3] = ["attn1.to_q", "attn1.to_k", "attn1.to_v"];
+pub(super) const THIRDS: [&str; 3] = ["attn1.to_q", "attn1.to_k", "attn1.to_v"];
 
-const KINDS: [&str; 2] = ["weight", "bias"];
+pub(super) const KINDS: [&str; 2] = ["weight", "bias"];
 
 /// What a diffusers tensor is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Piece {
     /// The original tensor as it is.
     Whole,
-    /// Rows `k·D .. (k+1)·D` of the original's 3D rows.
-    Third(usize),
+    /// One of as many equal runs of the original's rows.
+    Rows { place: usize, of: usize },
     /// One of `depth` equal copies.
     Copy,
 }
@@ -59,7 +59,7 @@ pub(super) struct Pair {
     pub(super) piece: Piece,
 }
 
-/// The whole table for a model of `depth` blocks; a piece's lines are in order of thirds or of blocks.
+/// The whole table for a model of `depth` blocks; a piece's lines are in order of rows or of blocks.
 pub(super) fn table(depth: usize) -> Vec<Pair> {
     let mut pairs = Vec::new();
     let mut add =
@@ -74,9 +74,13 @@ pub(super) fn table(depth: usize) -> Vec<Pair> {
             add(original.into(), format!("transformer_blocks.{i}.{diffusers}"), Piece::Copy);
         }
         for kind in KINDS {
-            for (third, module) in THIRDS.iter().enumerate() {
+            for (place, module) in THIRDS.iter().enumerate() {
                 let diffusers = format!("transformer_blocks.{i}.{module}.{kind}");
-                add(format!("blocks.{i}.attn.qkv.{kind}"), diffusers, Piece::Third(third));
+                add(
+                    format!("blocks.{i}.attn.qkv.{kind}"),
+                    diffusers,
+                    Piece::Rows { place, of: THIRDS.len() },
+                );
             }
             for (original, diffusers) in INNER {
                 let diffusers = format!("transformer_blocks.{i}.{diffusers}.{kind}");
@@ -154,11 +158,12 @@ struct Group {
     missing: Vec<String>,
 }
 
-/// Presents diffusers' tensors under the original names. Names the table lacks stay as they are, so that strict
-/// loading reports them as unused; an incomplete qkv or set of copies is an error here.
+/// Presents diffusers' tensors under the original names of the table for their number of blocks. Names the table lacks stay
+/// as they are, so that strict loading reports them as unused; an incomplete qkv or set of copies is an error here.
 pub(super) fn to_original(
     path: &Path,
     mut stored: BTreeMap<String, Stored>,
+    table: impl Fn(usize) -> Vec<Pair>,
 ) -> Result<BTreeMap<String, Part>> {
     let depth = depth(stored.keys().map(String::as_str), "transformer_blocks.");
     // A damaged name cannot make the table huge: every block has tensors.
@@ -189,26 +194,24 @@ pub(super) fn to_original(
         let part = match piece {
             Piece::Whole => Part::Whole(found.swap_remove(0).1),
             Piece::Copy => Part::Copies(found),
-            Piece::Third(_) => Part::Rows(stacked(path, &original, &found)?, found),
+            Piece::Rows { .. } => Part::Rows(stacked(path, &original, &found)?, found),
         };
         parts.insert(original, part);
     }
     Ok(parts)
 }
 
-fn stacked(path: &Path, original: &str, thirds: &[(String, Stored)]) -> Result<TensorEntry> {
-    let first = &thirds[0].1.entry;
-    let equal = thirds.iter().all(|(_, third)| third.entry == *first);
+fn stacked(path: &Path, original: &str, rows: &[(String, Stored)]) -> Result<TensorEntry> {
+    let first = &rows[0].1.entry;
+    let equal = rows.iter().all(|(_, some)| some.entry == *first);
     if !equal || first.shape.is_empty() {
-        let all: Vec<_> = thirds
-            .iter()
-            .map(|(name, t)| format!("{name} {:?} {:?}", t.entry.dtype, t.entry.shape))
-            .collect();
+        let all: Vec<_> =
+            rows.iter().map(|(name, t)| format!("{name} {:?} {:?}", t.entry.dtype, t.entry.shape)).collect();
         let detail = format!("`{original}` is made of tensors that must be alike: {}", all.join(", "));
         return Err(Error::Tensors { path: path.into(), detail });
     }
     let mut entry = first.clone();
-    entry.shape[0] = entry.shape[0].saturating_mul(thirds.len()); // a huge first axis can hide behind an empty second
+    entry.shape[0] = entry.shape[0].saturating_mul(rows.len()); // a huge first axis can hide behind an empty second
     Ok(entry)
 }
 

@@ -42,16 +42,8 @@ impl Checkpoint {
     /// Reads the architecture off the shapes of the embedders, the blocks and the final layer. An error names the
     /// tensor that is missing or has an impossible shape.
     pub fn infer_dit(&self) -> Result<DitShape> {
-        let [hidden, in_channels, patch, patch_w] = self.dims("x_embedder.proj.weight")?;
-        if patch != patch_w || [hidden, in_channels, patch].contains(&0) {
-            return Err(self.misshapen("x_embedder.proj.weight", "(D, C, p, p)"));
-        }
-        let depth = diffusers::depth(self.names(), "blocks.");
-        if depth == 0 || depth > self.names().count() {
-            return Err(self.tensors_error(&format!(
-                "has names for {depth} blocks (blocks.N.…); expected those of a DiT"
-            )));
-        }
+        let (hidden, in_channels, patch) = self.patches()?;
+        let depth = self.blocks()?;
         let [rows, _] = self.dims("y_embedder.embedding_table.weight")?;
         let (num_classes, label_dropout) = self.classes(rows)?;
         Ok(DitShape {
@@ -68,7 +60,30 @@ impl Checkpoint {
         })
     }
 
-    fn out_channels(&self, patch: usize, in_channels: usize) -> Result<usize> {
+    /// Width of the token stream, channels of the latent and side of a patch.
+    ///
+    /// # Errors
+    /// When there is no patch embedder of the published shape.
+    pub fn patches(&self) -> Result<(usize, usize, usize)> {
+        let [hidden, in_channels, patch, patch_w] = self.dims("x_embedder.proj.weight")?;
+        if patch != patch_w || [hidden, in_channels, patch].contains(&0) {
+            return Err(self.misshapen("x_embedder.proj.weight", "(D, C, p, p)"));
+        }
+        Ok((hidden, in_channels, patch))
+    }
+
+    /// Number of blocks.
+    pub(super) fn blocks(&self) -> Result<usize> {
+        let depth = diffusers::depth(self.names(), "blocks.");
+        if depth == 0 || depth > self.names().count() {
+            return Err(self.tensors_error(&format!(
+                "has names for {depth} blocks (blocks.N.…); expected those of a DiT"
+            )));
+        }
+        Ok(depth)
+    }
+
+    pub(super) fn out_channels(&self, patch: usize, in_channels: usize) -> Result<usize> {
         let [rows, _] = self.dims("final_layer.linear.weight")?;
         let known =
             [in_channels, 2 * in_channels].into_iter().find(|channels| patch * patch * channels == rows);
@@ -78,7 +93,7 @@ impl Checkpoint {
         })
     }
 
-    fn heads(&self, hidden: usize) -> Result<Option<usize>> {
+    pub(super) fn heads(&self, hidden: usize) -> Result<Option<usize>> {
         let published = PUBLISHED_HEADS.iter().find(|(width, _)| *width == hidden).map(|(_, heads)| *heads);
         let Some(heads) = self.config_number("num_attention_heads") else { return Ok(published) };
         if heads == 0 || !hidden.is_multiple_of(heads) {
@@ -117,7 +132,7 @@ impl Checkpoint {
         stored.map(|name| self.dims(&name).map(|[rows, _]| rows as f64 / hidden as f64)).transpose()
     }
 
-    fn tokens(&self, patch: usize) -> Result<Option<usize>> {
+    pub(super) fn tokens(&self, patch: usize) -> Result<Option<usize>> {
         if self.entry(diffusers::POS_EMBED).is_some() {
             let [_, tokens, _] = self.dims(diffusers::POS_EMBED)?;
             return Ok(Some(tokens));
@@ -130,7 +145,7 @@ impl Checkpoint {
         usize::try_from(self.config()?.get(field)?.as_u64()?).ok()
     }
 
-    fn dims<const N: usize>(&self, name: &str) -> Result<[usize; N]> {
+    pub(super) fn dims<const N: usize>(&self, name: &str) -> Result<[usize; N]> {
         let entry = self
             .entry(name)
             .ok_or_else(|| self.tensors_error(&format!("has no tensor `{name}`; expected a DiT")))?;
@@ -142,7 +157,7 @@ impl Checkpoint {
         self.tensors_error(&format!("tensor `{name}` has shape {found:?}; expected {expected}"))
     }
 
-    fn tensors_error(&self, detail: &str) -> Error {
+    pub(super) fn tensors_error(&self, detail: &str) -> Error {
         Error::Tensors { path: self.path().into(), detail: detail.into() }
     }
 }

@@ -1,5 +1,5 @@
 //! Foreign checkpoints as a table of tensors that are read one at a time, and their writers. Knows file formats and
-//! the names of DiT's two published layouts; nothing of models, devices or training.
+//! the names of the published layouts of DiT and PixArt; nothing of models, devices or training.
 
 mod diffusers;
 mod hub;
@@ -7,6 +7,7 @@ mod infer;
 mod legacy;
 mod names;
 mod pickle;
+mod pixart;
 mod pytorch;
 mod safetensors;
 mod source;
@@ -23,7 +24,10 @@ use std::path::{Path, PathBuf};
 pub use hub::resolve;
 pub use infer::DitShape;
 pub use names::check_names;
+pub use pixart::{PixartShape, write_diffusers_pixart};
+pub(crate) use source::read_json;
 pub use source::{Format, Source};
+use tensor::Stored;
 pub use tensor::{Dtype, TensorEntry};
 pub use write::{Precision, TensorSource, ensure_absent, write_dit, write_safetensors, write_scion};
 pub use write_diffusers::write_diffusers;
@@ -44,7 +48,9 @@ pub const MODEL_KEY: &str = "scion.model";
 pub enum Layout {
     /// The original DiT code's names.
     Dit,
-    /// A DiT saved by diffusers; presented under the original names.
+    /// The original PixArt code's names.
+    PixArt,
+    /// A DiT or PixArt saved by diffusers; presented under the original names.
     Diffusers,
     /// Scion's one-file format, with the architecture in the header.
     Scion,
@@ -65,7 +71,8 @@ pub struct Checkpoint {
 
 impl Checkpoint {
     /// Opens a `torch.save` file of any age, a safetensors file, an index of shards, a diffusers model folder or a pipeline
-    /// folder. Of a training file the entry `ema` is taken, else `model`.
+    /// folder. Of a training file the entry `ema` is taken, else `model`, else
+    /// `state_dict`.
     ///
     /// # Errors
     /// A file that is missing, truncated, damaged, of another kind, or holds something else than tensors.
@@ -81,7 +88,10 @@ impl Checkpoint {
         let opened = source::open(path, entry)?;
         let layout = layout(path, &opened)?;
         let parts = match layout {
-            Layout::Diffusers => diffusers::to_original(path, opened.tensors)?,
+            Layout::Diffusers if pixart::is_diffusers(opened.tensors.keys()) => {
+                diffusers::to_original(path, opened.tensors, pixart::reading_table)?
+            }
+            Layout::Diffusers => diffusers::to_original(path, opened.tensors, diffusers::table)?,
             _ => opened.tensors.into_iter().map(|(name, stored)| (name, Part::Whole(stored))).collect(),
         };
         let (source, metadata) = (opened.source, opened.metadata);
@@ -136,7 +146,15 @@ impl Checkpoint {
     /// Tensors of the original layout that the file's layout does not store and the model must generate.
     pub fn absent(&self) -> &'static [&'static str] {
         match self.layout {
-            Layout::Diffusers => &[diffusers::POS_EMBED],
+            Layout::Diffusers if !self.is_pixart() => &[diffusers::POS_EMBED],
+            _ => &[],
+        }
+    }
+
+    /// Tensors that the original code writes and a model has no use for.
+    fn superfluous(&self) -> &'static [&'static str] {
+        match self.layout {
+            Layout::PixArt | Layout::Diffusers if self.is_pixart() => &pixart::SUPERFLUOUS,
             _ => &[],
         }
     }
@@ -147,6 +165,22 @@ impl Checkpoint {
     /// An unknown name, an integer tensor, a failed read, or a diffusers file whose blocks disagree on a shared tensor.
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
         self.part(name)?.read_f32(&self.path, name)
+    }
+
+    /// Some rows of a tensor, in the order asked for, converted as [`Checkpoint::read_f32`] does; nothing else is read.
+    ///
+    /// # Errors
+    /// An unknown name, an integer tensor, a failed read, a row that the tensor has not, or a tensor that the file does not
+    /// hold in one piece.
+    pub fn read_rows(&self, name: &str, rows: &[usize]) -> Result<Vec<f32>> {
+        match self.part(name)? {
+            Part::Whole(stored) => stored.read_rows(name, rows),
+            Part::Rows(..) | Part::Copies(_) => {
+                let detail =
+                    format!("tensor `{name}` is in several pieces, of which no single rows can be read");
+                Err(Error::Tensors { path: self.path.clone(), detail })
+            }
+        }
     }
 
     /// An integer or boolean tensor's elements in row-major order.
@@ -164,18 +198,31 @@ impl Checkpoint {
         }
     }
 
-    /// Checks that the checkpoint holds exactly the tensors a model needs, those it must generate apart.
+    /// Type of a tensor that the file holds in one piece, and where in the file its first byte lies.
+    ///
+    /// # Errors
+    /// An unknown name, or a tensor in pieces.
+    pub(crate) fn stored(&self, name: &str) -> Result<(Dtype, u64)> {
+        match self.part(name)? {
+            Part::Whole(Stored { offset, entry, strides: None, .. }) => Ok((entry.dtype, *offset)),
+            _ => {
+                let detail = format!("tensor `{name}` does not lie in one piece");
+                Err(Error::Tensors { path: self.path.clone(), detail })
+            }
+        }
+    }
+
+    /// Checks that the checkpoint holds exactly the tensors a model needs, those it must generate and PixArt's positions and
+    /// null prompt apart.
     ///
     /// # Errors
     /// Lists the missing, the unused and the misshapen names.
     pub fn check(&self, expected: &[(String, Vec<usize>)]) -> Result<()> {
         let stored = |name: &str| self.parts.contains_key(name) || !self.absent().contains(&name);
         let expected: Vec<_> = expected.iter().filter(|(name, _)| stored(name)).cloned().collect();
-        check_names(
-            &self.path,
-            &expected,
-            self.parts.iter().map(|(name, part)| (name.as_str(), part.entry().shape.as_slice())),
-        )
+        let parts = self.parts.iter().filter(|(name, _)| !self.superfluous().contains(&name.as_str()));
+        let found = parts.map(|(name, part)| (name.as_str(), part.entry().shape.as_slice()));
+        check_names(&self.path, &expected, found)
     }
 
     /// Every tensor as a source for the writers.
@@ -204,11 +251,15 @@ fn layout(path: &Path, opened: &source::Opened) -> Result<Layout> {
         }
         return Ok(Layout::Scion);
     }
-    if diffusers::is_diffusers(opened.tensors.keys()) {
+    if diffusers::is_diffusers(opened.tensors.keys()) || pixart::is_diffusers(opened.tensors.keys()) {
         return Ok(Layout::Diffusers);
     }
+    let has = |names: &[&str]| names.iter().all(|name| opened.tensors.contains_key(*name));
+    if has(&pixart::MARKS) {
+        return Ok(Layout::PixArt);
+    }
     let dit = ["x_embedder.proj.weight", "y_embedder.embedding_table.weight", "final_layer.linear.weight"];
-    Ok(if dit.iter().all(|name| opened.tensors.contains_key(*name)) { Layout::Dit } else { Layout::Other })
+    Ok(if has(&dit) { Layout::Dit } else { Layout::Other })
 }
 
 #[cfg(test)]

@@ -30,8 +30,8 @@ pub(super) struct PytorchFile {
     pub(super) arguments: BTreeMap<String, serde_json::Value>,
 }
 
-/// Opens a zip archive. `entry` names the pickle entry to take; without it `ema` is preferred to `model`, and a
-/// flat state dict is taken as it is.
+/// Opens a zip archive. `entry` names the pickle entry to take; without it `ema` is preferred to `model` and that to
+/// `state_dict`, and a flat state dict is taken as it is.
 pub(super) fn open(path: &Path, entry: Option<&str>) -> Result<PytorchFile> {
     read(path, &zip_archive::open(path)?, entry)
 }
@@ -46,7 +46,10 @@ fn read(path: &Path, container: &Container, entry: Option<&str>) -> Result<Pytor
     let reader = Reader { path, container, pickle };
     let root = pickle.items(pickle.root()).ok_or_else(|| {
         let found = pickle.describe(pickle.root());
-        Error::invalid(path, format!("holds {found}; expected a state dict, or a dict with `ema` or `model`"))
+        Error::invalid(
+            path,
+            format!("holds {found}; expected a state dict, or a dict with `ema`, `model` or `state_dict`"),
+        )
     })?;
     let (entry, items) = reader.choose(root, entry)?;
     Ok(PytorchFile { tensors: reader.state_dict(items)?, entry, arguments: reader.arguments(root) })
@@ -67,7 +70,7 @@ impl<'a> Reader<'a> {
             let (_, value) = root.iter().find(|(key, _)| matches!(key, Value::Str(k) if &**k == name))?;
             self.pickle.items(value)
         };
-        let candidates = wanted.map_or(vec!["ema", "model"], |name| vec![name]);
+        let candidates = wanted.map_or(vec!["ema", "model", "state_dict"], |name| vec![name]);
         for name in candidates {
             if let Some(items) = find(name) {
                 return Ok((Some(name.to_owned()), items));
@@ -80,7 +83,7 @@ impl<'a> Reader<'a> {
         let dicts = root.iter().filter(|(_, value)| self.pickle.items(value).is_some());
         let names: Vec<_> = dicts.filter_map(|(key, _)| text(key)).map(|name| format!("`{name}`")).collect();
         let held = if names.is_empty() { "none".into() } else { names.join(", ") };
-        let wanted = wanted.map_or("`ema` or `model`".into(), |name| format!("`{name}`"));
+        let wanted = wanted.map_or("`ema`, `model` or `state_dict`".into(), |name| format!("`{name}`"));
         Err(Error::invalid(
             self.path,
             format!("has no entry {wanted} that is a state dict; the entries that are dicts: {held}"),

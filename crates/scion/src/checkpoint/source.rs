@@ -43,13 +43,15 @@ pub(super) struct Opened {
 }
 
 /// Weight files looked for in a folder, the preferred first.
-const FOLDER_FILES: [&str; 6] = [
+const FOLDER_FILES: [&str; 8] = [
     "diffusion_pytorch_model.safetensors",
     "diffusion_pytorch_model.safetensors.index.json",
     "diffusion_pytorch_model.bin",
     "diffusion_pytorch_model.bin.index.json",
     "model.safetensors",
     "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
 ];
 
 /// Opens a file, an index of shards, a diffusers folder or a pipeline folder.
@@ -165,7 +167,8 @@ fn extension(path: &Path) -> &str {
     path.extension().and_then(|e| e.to_str()).unwrap_or_default()
 }
 
-pub(super) fn read_json(path: &Path) -> Result<serde_json::Map<String, serde_json::Value>> {
+/// A file that holds a JSON object.
+pub(crate) fn read_json(path: &Path) -> Result<serde_json::Map<String, serde_json::Value>> {
     let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
     serde_json::from_slice(&bytes).map_err(|e| Error::invalid(path, format!("is not a JSON object: {e}")))
 }

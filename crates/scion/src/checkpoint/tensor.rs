@@ -148,6 +148,29 @@ impl Stored {
         self.decode(|dtype, bytes, out| dtype.decode_f32(bytes, out))
     }
 
+    /// The elements of some rows, the places of the first axis, in the order asked for.
+    pub(super) fn read_rows(&self, name: &str, rows: &[usize]) -> Result<Vec<f32>> {
+        let Some((&count, row)) = self.entry.shape.split_first() else {
+            return Err(self.wrong(name, "is a single number; expected rows"));
+        };
+        if let Some(row) = rows.iter().find(|row| **row >= count) {
+            return Err(self.wrong(name, &format!("has {count} rows; none is numbered {row}")));
+        }
+        let elements: usize = row.iter().product();
+        let mut out = Vec::with_capacity(rows.len() * elements);
+        for place in rows {
+            let step = self.strides.as_ref().map_or(elements, |strides| strides[0]);
+            let row = Self {
+                file: self.file.clone(),
+                offset: self.offset + (place * step * self.entry.dtype.size()) as u64,
+                entry: TensorEntry { dtype: self.entry.dtype, shape: row.to_vec() },
+                strides: self.strides.as_ref().map(|strides| strides[1..].to_vec()),
+            };
+            out.extend(row.read_f32(name)?);
+        }
+        Ok(out)
+    }
+
     /// The elements in row-major order, from any integer type but u64.
     pub(super) fn read_i64(&self, name: &str) -> Result<Vec<i64>> {
         if self.entry.dtype.is_float() || self.entry.dtype == Dtype::U64 {
@@ -225,9 +248,10 @@ impl Stored {
     }
 
     fn wrong_type(&self, name: &str, expected: &str) -> Error {
-        Error::Tensors {
-            path: self.file.path.clone(),
-            detail: format!("tensor `{name}` holds {:?}; expected {expected}", self.entry.dtype),
-        }
+        self.wrong(name, &format!("holds {:?}; expected {expected}", self.entry.dtype))
+    }
+
+    fn wrong(&self, name: &str, problem: &str) -> Error {
+        Error::Tensors { path: self.file.path.clone(), detail: format!("tensor `{name}` {problem}") }
     }
 }

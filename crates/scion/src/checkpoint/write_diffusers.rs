@@ -25,12 +25,22 @@ pub fn write_diffusers(
     precision: Precision,
 ) -> Result<()> {
     let config = config(shape).map_err(|why| unfit(folder, &why))?;
-    let by_name: BTreeMap<&str, &TensorSource> = tensors.iter().map(|t| (t.name.as_str(), t)).collect();
-    if let Some(positions) = by_name.get(POS_EMBED) {
+    if let Some(positions) = tensors.iter().find(|tensor| tensor.name == POS_EMBED) {
         check_positions(folder, positions)?;
     }
-    let pairs = table(shape.depth);
-    check_complete(folder, &pairs, &by_name)?;
+    write(folder, tensors, &table(shape.depth), &config, precision)
+}
+
+/// Writes tensors under the names of a table, and a class's arguments.
+pub(super) fn write(
+    folder: &Path,
+    tensors: &[TensorSource],
+    pairs: &[Pair],
+    config: &serde_json::Value,
+    precision: Precision,
+) -> Result<()> {
+    let by_name: BTreeMap<&str, &TensorSource> = tensors.iter().map(|t| (t.name.as_str(), t)).collect();
+    check_complete(folder, pairs, &by_name)?;
     let renamed: Vec<_> = pairs
         .iter()
         .map(|pair| renamed(folder, pair, by_name[pair.original.as_str()]))
@@ -47,7 +57,7 @@ pub fn write_diffusers(
     atomic::write(&path, format!("{config:#}\n").as_bytes())
 }
 
-fn unfit(folder: &Path, why: &str) -> Error {
+pub(super) fn unfit(folder: &Path, why: &str) -> Error {
     Error::Tensors {
         path: folder.into(),
         detail: format!("the diffusers layout cannot hold this model: {why}"),
@@ -126,18 +136,23 @@ fn check_complete(folder: &Path, pairs: &[Pair], by_name: &BTreeMap<&str, &Tenso
 
 fn renamed<'a>(folder: &'a Path, pair: &Pair, tensor: &'a TensorSource<'a>) -> Result<TensorSource<'a>> {
     let name = pair.diffusers.clone();
-    let Piece::Third(third) = pair.piece else {
+    let Piece::Rows { place, of } = pair.piece else {
         return Ok(TensorSource::new(name, tensor.shape.clone(), move || tensor.read(folder)));
     };
     let mut shape = tensor.shape.clone();
     match shape.first_mut() {
-        Some(rows) if *rows % 3 == 0 => *rows /= 3,
-        _ => return Err(unfit(folder, &format!("`{}` of shape {shape:?} has no thirds", tensor.name))),
+        Some(rows) if *rows % of == 0 => *rows /= of,
+        _ => {
+            return Err(unfit(
+                folder,
+                &format!("`{}` of shape {shape:?} has no {of} equal parts", tensor.name),
+            ));
+        }
     }
     Ok(TensorSource::new(name, shape, move || {
         let mut values = tensor.read(folder)?;
-        let len = values.len() / 3;
-        values.drain(..third * len);
+        let len = values.len() / of;
+        values.drain(..place * len);
         values.truncate(len);
         Ok(values)
     }))

@@ -5,10 +5,10 @@ use burn::tensor::Device;
 use clap::{Args, ValueEnum};
 
 use super::reading::Reading;
-use crate::checkpoint::{Checkpoint, DitShape, Precision, ensure_absent, write_diffusers, write_dit};
+use crate::checkpoint::{Checkpoint, Precision, ensure_absent};
 use crate::config::Recipe;
 use crate::error::{Error, Result};
-use crate::model::{Architecture, Dit, load, save_scion_as, tensor_sources};
+use crate::model::{Architecture, Dit, load, save_diffusers, save_original, save_scion_as};
 use crate::run::{with_checkpoint, with_stored_operators};
 
 #[derive(Args)]
@@ -33,8 +33,9 @@ pub struct ConvertArguments {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum LayoutChoice {
-    /// The original DiT code's
-    Dit,
+    /// The original code's: DiT's, or PixArt's for a PixArt
+    #[value(name = "dit", aliases = ["original", "pixart"])]
+    Original,
     /// A folder as diffusers writes it
     Diffusers,
     /// Scion's one file, with the architecture in its header
@@ -51,7 +52,7 @@ enum Dtype {
 pub fn convert(arguments: &ConvertArguments) -> Result<()> {
     ensure_absent(&arguments.output)?;
     let pytorch = arguments.output.extension().is_some_and(|e| e == "pt" || e == "pth");
-    if pytorch && arguments.layout != LayoutChoice::Dit {
+    if pytorch && arguments.layout != LayoutChoice::Original {
         return Err(Error::Usage(format!(
             "{}: only --layout dit makes PyTorch files; give the output another name",
             arguments.output.display()
@@ -76,7 +77,7 @@ pub fn convert(arguments: &ConvertArguments) -> Result<()> {
                 "diffusers has no layout for grafted models; use --layout scion".into(),
             ));
         }
-        if grafted && arguments.layout == LayoutChoice::Dit {
+        if grafted && arguments.layout == LayoutChoice::Original {
             tracing::warn!(
                 "the original layout has no place for the architecture: keep the recipe of these grafts"
             );
@@ -84,13 +85,8 @@ pub fn convert(arguments: &ConvertArguments) -> Result<()> {
         let output = &arguments.output;
         match arguments.layout {
             LayoutChoice::Scion => save_scion_as(&model, &architecture, precision, output)?,
-            LayoutChoice::Dit => {
-                write_dit(output, &tensor_sources(&model, architecture.dit.patch), precision)?
-            }
-            LayoutChoice::Diffusers => {
-                let shape = DitShape::from(&architecture.dit);
-                write_diffusers(output, &tensor_sources(&model, architecture.dit.patch), &shape, precision)?;
-            }
+            LayoutChoice::Original => save_original(&model, &architecture.dit, precision, output)?,
+            LayoutChoice::Diffusers => save_diffusers(&model, &architecture.dit, precision, output)?,
         }
         say!("wrote {}", output.display());
         Ok(())

@@ -5,7 +5,7 @@ use clap::Args;
 
 use super::reading::Reading;
 use crate::error::Result;
-use crate::model::Architecture;
+use crate::model::{Architecture, Conditions};
 use crate::run::with_checkpoint;
 
 #[derive(Args)]
@@ -43,8 +43,16 @@ pub fn inspect(arguments: &InspectArguments) -> Result<()> {
 
 fn describe(architecture: &Architecture) -> Result<()> {
     let dit = &architecture.dit;
+    let (family, conditions) = match &dit.conditions {
+        Conditions::Classes { count, .. } => ("DiT", format!("{count} classes")),
+        Conditions::Text(text) => {
+            let sizes = if text.size_conditions { " and image sizes" } else { "" };
+            let prompts = format!("prompts of {} tokens of width {}{sizes}", text.tokens, text.width);
+            ("PixArt", format!("{prompts}, positions over {}", text.interpolation))
+        }
+    };
     say!(
-        "model:      DiT, width {}, {} blocks, {} heads, MLP ×{}, patch {} of {}×{}×{} ({} tokens), {} classes",
+        "model:      {family}, width {}, {} blocks, {} heads, MLP ×{}, patch {} of {}×{}×{} ({} tokens), {conditions}",
         dit.hidden,
         dit.depth,
         dit.heads,
@@ -53,8 +61,7 @@ fn describe(architecture: &Architecture) -> Result<()> {
         dit.in_channels,
         dit.input_size,
         dit.input_size,
-        dit.tokens(),
-        dit.num_classes
+        dit.tokens()
     );
     say!("parameters: {} (position table not counted)", architecture.parameters());
     say!("FLOPs:      {} an image", architecture.flops());

@@ -8,7 +8,10 @@ macro_rules! say {
 mod analyze;
 mod bench;
 mod claim;
+mod component;
 mod convert;
+mod encode;
+mod encode_text;
 mod evaluate;
 mod forward;
 mod graft;
@@ -20,6 +23,7 @@ mod reading;
 mod sample;
 mod space;
 mod sweep;
+mod tokenize;
 
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
@@ -94,9 +98,17 @@ enum Command {
     Convert(convert::ConvertArguments),
     /// Runs a model once on given inputs, for comparing with other implementations
     #[command(
-        after_help = "Examples:\n  scion forward model.pt --inputs in.safetensors --output out.safetensors\n\nThe inputs hold x [N,C,H,W] f32, t [N] i64 or f32, and y [N] i64; the output holds out [N,C_out,H,W] f32."
+        after_help = "Examples:\n  scion forward model.pt --inputs in.safetensors --output out.safetensors\n  scion forward pipeline/vae --inputs image.safetensors --output latent.safetensors\n\nThe inputs hold x [N,C,H,W] f32, t [N] i64 or f32, and y [N] i64 or, for a text-to-image model, text [N,L,D] f32 and mask [N,L]; the output holds out [N,C_out,H,W] f32.\nFor the folder of a text encoder they hold ids [N,L] i64 and mask [N,L], and the output out [N,L,D] f32.\nFor an autoencoder they hold image [N,C,H,W], whose latents' mean is out, or latent [N,C,h,w], whose image is out; latents are not scaled."
     )]
     Forward(forward::ForwardArguments),
+    /// Turns a folder of images into latents to train on
+    #[command(
+        after_help = "Examples:\n  scion encode imagenet/train --vae sd-vae-ft-ema --out latents --flip\n  scion encode photos --vae pipeline/vae --size 512 --out latents\n\nImages lie in a sub-folder for each class, or directly in the folder with a caption NAME.txt beside each. A call that was interrupted goes on where it stopped."
+    )]
+    Encode(encode::EncodeArguments),
+    /// Prints the token ids of prompts, a line for each, as a pipeline's tokenizer gives them
+    #[command(after_help = "Example:\n  scion tokenize PixArt-Sigma-XL-2-1024-MS --prompts prompts.txt")]
+    Tokenize(tokenize::TokenizeArguments),
     /// Trains a model from nothing, as the recipe's [pretrain] says
     #[command(after_help = "Example:\n  scion pretrain recipes/teacher.toml --out runs/teacher")]
     Pretrain(graft::RunArguments),
@@ -108,7 +120,7 @@ enum Command {
     Finetune(graft::RunArguments),
     /// Draws images from a model
     #[command(
-        after_help = "Examples:\n  scion sample embedded --count 50 --out grid.png\n  scion sample embedded --count 50 --out grid.png --film film.png\n  scion sample embedded stage1.safetensors stage2.safetensors --count 10 --out same-noise.png\n  scion sample stage2.safetensors --class 7 --count 100 --out sneakers\n  scion sample stage2.safetensors --count 10000 --cfg 1.5 --out samples.npz"
+        after_help = "Examples:\n  scion sample embedded --count 50 --out grid.png\n  scion sample embedded --count 50 --out grid.png --film film.png\n  scion sample embedded stage1.safetensors stage2.safetensors --count 10 --out same-noise.png\n  scion sample stage2.safetensors --class 7 --count 100 --out sneakers\n  scion sample stage2.safetensors --count 10000 --cfg 1.5 --out samples.npz\n  scion sample DiT-XL-2-256x256.pt --vae sd-vae-ft-ema --count 8 --cfg 4 --out pictures.png"
     )]
     Sample(sample::SampleArguments),
     /// Scores sets of images against a reference
@@ -186,6 +198,8 @@ fn execute(command: Command, common: &Common) -> Result<()> {
         Command::Inspect(arguments) => inspect::inspect(&arguments),
         Command::Convert(arguments) => convert::convert(&arguments),
         Command::Forward(arguments) => forward::forward(&arguments),
+        Command::Encode(arguments) => encode::encode(&arguments, common),
+        Command::Tokenize(arguments) => tokenize::tokenize(&arguments),
         Command::Sample(arguments) => sample::sample(&arguments, common),
         Command::Evaluate(arguments) => evaluate::evaluate(&arguments, common),
         Command::Analyze(arguments) => analyze::analyze(&arguments, common),

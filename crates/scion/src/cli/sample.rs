@@ -14,20 +14,26 @@ use crate::checkpoint::ensure_absent;
 use crate::config::{PrecisionConfig, SampleConfig, SamplerConfig};
 use crate::data::image_io::{GridOptions, grid, save_animation, save_folder, save_png};
 use crate::data::samples::{SETTINGS, labels_in_turn, write_samples};
-use crate::data::{ImageShape, from_unit};
+use crate::data::{DrawnLatents, ImageShape};
 use crate::diffusion::GuidanceChannels;
 use crate::error::{Error, Result};
+use crate::latent::fingerprint as autoencoder_fingerprint;
 use crate::model::{Architecture, Dit, DitConfig, fingerprint, load};
-use crate::run::{Progress, remove_parts, sample_film, sample_images, sample_in_parts, with_checkpoint};
+use crate::run::{
+    Canvas, Progress, remove_parts, sample_film, sample_images, sample_in_parts, with_checkpoint,
+};
 
 #[derive(Args)]
 pub struct SampleArguments {
     /// A file, a folder, hf://ORG/REPO/FILE, or "embedded"; several are drawn from the same noise side by side, a column each
     #[arg(required = true, value_name = "MODEL")]
     models: Vec<String>,
-    /// A grid (.png), an array file (.npz), or a folder of images
+    /// A grid (.png), an array file (.npz), a folder of images, or latents (.safetensors)
     #[arg(long)]
     out: PathBuf,
+    /// The folder of the autoencoder that decodes a latent model's samples
+    #[arg(long)]
+    vae: Option<PathBuf>,
     /// Also the first 50 images on their way from noise, as an animated PNG
     #[arg(long)]
     film: Option<PathBuf>,
@@ -66,6 +72,8 @@ pub struct SampleArguments {
 enum SamplerChoice {
     Ddpm,
     Ddim,
+    #[value(name = "dpm-solver++")]
+    DpmSolverPlusPlus,
 }
 
 /// Images drawn between two writes of a folder, so that an interrupted run goes on where it stopped.
@@ -78,15 +86,15 @@ pub fn sample(arguments: &SampleArguments, common: &Common) -> Result<()> {
     set_precision(precision);
     let seed = common.seed.unwrap_or(0);
     let [model] = &arguments.models[..] else { return side_by_side(arguments, seed, common.quiet) };
-    opened(arguments, model, |model, architecture, classes, shape| {
-        let settings = settings(arguments, precision, &model, architecture, &classes, seed);
+    opened(arguments, model, |model, architecture, classes, canvas| {
+        let settings = settings(arguments, precision, &model, architecture, &classes, seed)?;
         let drawing = Drawing {
             model,
             sizes: &architecture.dit,
             sampling: config(arguments),
             seed,
             labels: labels_in_turn(&classes, arguments.count),
-            shape,
+            canvas,
             settings,
             quiet: common.quiet,
         };
@@ -98,25 +106,29 @@ pub fn sample(arguments: &SampleArguments, common: &Common) -> Result<()> {
     })
 }
 
-/// Loads a model and hands it over with the classes to draw and its images' shape.
+/// Loads a model and hands it over with the classes to draw and what becomes of its images.
 fn opened<T>(
     arguments: &SampleArguments,
     name: &str,
-    then: impl FnOnce(Dit, &Architecture, Vec<usize>, ImageShape) -> Result<T>,
+    then: impl FnOnce(Dit, &Architecture, Vec<usize>, Canvas) -> Result<T>,
 ) -> Result<T> {
     with_checkpoint(name, |file| {
         let architecture = arguments.reading.architecture(file)?;
         let sizes = &architecture.dit;
         let classes = classes(arguments, sizes)?;
-        let shape =
-            ImageShape { channels: sizes.in_channels, height: sizes.input_size, width: sizes.input_size };
-        if ![1, 3].contains(&shape.channels) {
-            return Err(Error::Usage(format!(
-                "this model makes latents of {} channels; writing pictures needs 1 or 3",
-                shape.channels
-            )));
+        let canvas = Canvas::of(sizes, arguments.vae.as_deref())?;
+        let kept = arguments.out.extension().is_some_and(|form| form.eq_ignore_ascii_case("safetensors"));
+        if kept != matches!(canvas, Canvas::Latents(_)) {
+            return Err(Error::Usage(match kept {
+                true => format!("{} is for latents, but this call draws pictures", arguments.out.display()),
+                false => format!(
+                    "this model makes latents of {} channels; give the folder of their autoencoder with --vae, or keep \
+                     them as they are with --out NAME.safetensors",
+                    sizes.in_channels
+                ),
+            }));
         }
-        then(load(file, &architecture, &Device::flex())?, &architecture, classes, shape)
+        then(load(file, &architecture, &Device::flex())?, &architecture, classes, canvas)
     })
 }
 
@@ -127,16 +139,14 @@ fn sizes(arguments: &SampleArguments, name: &str) -> Result<DitConfig> {
 /// A sheet with a row for every image and a column for every model, each row from the same noise.
 fn side_by_side(arguments: &SampleArguments, seed: u64, quiet: bool) -> Result<()> {
     let (models, count) = (&arguments.models, arguments.count);
-    let sizes = models.iter().map(|name| sizes(arguments, name)).collect::<Result<Vec<_>>>()?;
-    let alike = |a: &DitConfig| (a.in_channels, a.input_size, a.num_classes);
-    if let Some((model, other)) =
-        models.iter().zip(&sizes).find(|(_, other)| alike(other) != alike(&sizes[0]))
-    {
-        let told = |sizes: &DitConfig| {
-            format!(
-                "{}×{1}×{1} images of {2} classes",
-                sizes.in_channels, sizes.input_size, sizes.num_classes
-            )
+    let drawn = |name: &String| {
+        let sizes = sizes(arguments, name)?;
+        Ok([sizes.in_channels, sizes.input_size, sizes.classes()?])
+    };
+    let sizes = models.iter().map(drawn).collect::<Result<Vec<_>>>()?;
+    if let Some((model, other)) = models.iter().zip(&sizes).find(|(_, other)| **other != sizes[0]) {
+        let told = |[channels, side, classes]: &[usize; 3]| {
+            format!("{channels}×{side}×{side} images of {classes} classes")
         };
         return Err(Error::Usage(format!(
             "{} draws {}, {model} {}; side by side they must be alike",
@@ -148,14 +158,14 @@ fn side_by_side(arguments: &SampleArguments, seed: u64, quiet: bool) -> Result<(
     let mut progress = Progress::new("sample", (models.len() * count) as u64, 0, quiet);
     let (mut columns, mut drawn): (Vec<(ImageShape, Vec<u8>)>, u64) = (Vec::new(), 0);
     for name in models {
-        columns.push(opened(arguments, name, |model, architecture, classes, shape| {
+        columns.push(opened(arguments, name, |model, architecture, classes, canvas| {
             let (sampling, labels) = (config(arguments), labels_in_turn(&classes, count));
             let on_images = |images: usize| {
                 drawn += images as u64;
                 progress.set(drawn, "");
             };
             let images = sample_images(&model, &architecture.dit, &sampling, seed, &labels, 0, on_images)?;
-            Ok((shape, from_unit(&images)))
+            Ok((canvas.shape(), canvas.bytes(&images)?))
         })?);
     }
     let shape = columns[0].0;
@@ -186,7 +196,7 @@ struct Drawing<'a> {
     sampling: SampleConfig,
     seed: u64,
     labels: Vec<usize>,
-    shape: ImageShape,
+    canvas: Canvas,
     settings: Value,
     quiet: bool,
 }
@@ -206,7 +216,7 @@ impl Drawing<'_> {
             };
             let (model, sizes, sampling) = (&self.model, self.sizes, &self.sampling);
             let images = sample_images(model, sizes, sampling, self.seed, labels, start as u64, on_images)?;
-            save_folder(out, &from_unit(&images), self.shape, start)?;
+            save_folder(out, &self.canvas.bytes(&images)?, self.canvas.shape(), start)?;
         }
         Ok(())
     }
@@ -220,18 +230,19 @@ impl Drawing<'_> {
             drawn += count as u64;
             progress.set(drawn, "");
         };
-        let Self { model, sizes, sampling, seed, labels, .. } = self;
+        let Self { model, sizes, sampling, seed, labels, canvas, .. } = self;
         let in_parts = labels.len() > CHUNK;
         let pixels = if in_parts {
             claim(&parts, SETTINGS, &self.settings, "images")?;
-            sample_in_parts(model, sizes, sampling, *seed, labels, 0, &parts, on_images)?
+            sample_in_parts(model, sizes, sampling, *seed, labels, 0, canvas, &parts, on_images)?
         } else {
-            from_unit(&sample_images(model, sizes, sampling, *seed, labels, 0, on_images)?)
+            canvas.bytes(&sample_images(model, sizes, sampling, *seed, labels, 0, on_images)?)?
         };
-        if form == "png" {
-            save_png(out, &grid(&pixels, self.shape, &layout(classes, labels.len()))?)?;
-        } else {
-            write_samples(out, &pixels, self.shape, Some(&self.labels))?;
+        let shape = canvas.shape();
+        match form {
+            "png" => save_png(out, &grid(&pixels, shape, &layout(classes, labels.len()))?)?,
+            "npz" => write_samples(out, &pixels, shape, Some(labels))?,
+            _ => DrawnLatents::write(out, &pixels, shape, labels)?,
         }
         if in_parts { remove_parts(&parts) } else { Ok(()) }
     }
@@ -239,8 +250,8 @@ impl Drawing<'_> {
     /// Draws the first images again and keeps what they are after every step.
     fn film(&self, out: &Path, classes: usize) -> Result<()> {
         let labels = &self.labels[..self.labels.len().min(FILMED)];
-        let frames = sample_film(&self.model, self.sizes, &self.sampling, self.seed, labels)?;
-        let sheet = |pixels: &Vec<u8>| grid(pixels, self.shape, &layout(classes, labels.len()));
+        let frames = sample_film(&self.model, self.sizes, &self.sampling, self.seed, labels, &self.canvas)?;
+        let sheet = |pixels: &Vec<u8>| grid(pixels, self.canvas.shape(), &layout(classes, labels.len()));
         save_animation(out, &frames.iter().map(sheet).collect::<Result<Vec<_>>>()?)
     }
 }
@@ -250,8 +261,13 @@ const MAX_COUNT: usize = 100_000_000;
 
 /// Refuses before any work what would fail after it.
 fn check(arguments: &SampleArguments, form: Option<&str>) -> Result<()> {
-    if let Some(other) = form.filter(|form| !["png", "npz"].contains(form)) {
-        return Err(Error::Usage(format!("--out ends in .{other}; expected .png, .npz or a folder")));
+    if let Some(other) = form.filter(|form| !["png", "npz", "safetensors"].contains(form)) {
+        return Err(Error::Usage(format!(
+            "--out ends in .{other}; expected .png, .npz, .safetensors or a folder"
+        )));
+    }
+    if form == Some("safetensors") && arguments.film.is_some() {
+        return Err(Error::Usage("--film shows pictures, and --out NAME.safetensors keeps latents".into()));
     }
     if arguments.count > MAX_COUNT || arguments.batch == 0 || arguments.batch > MAX_COUNT {
         return Err(Error::Usage(format!(
@@ -296,6 +312,7 @@ fn config(arguments: &SampleArguments) -> SampleConfig {
         sampler: match arguments.sampler {
             SamplerChoice::Ddpm => SamplerConfig::Ddpm,
             SamplerChoice::Ddim => SamplerConfig::Ddim,
+            SamplerChoice::DpmSolverPlusPlus => SamplerConfig::DpmSolverPlusPlus,
         },
         steps: arguments.steps,
         cfg: arguments.cfg,
@@ -307,15 +324,16 @@ fn config(arguments: &SampleArguments) -> SampleConfig {
 
 /// The classes that are drawn in turn.
 fn classes(arguments: &SampleArguments, sizes: &DitConfig) -> Result<Vec<usize>> {
+    let count = sizes.classes()?;
     let classes = match (arguments.class, &arguments.classes[..]) {
         (Some(class), _) => vec![class],
-        (None, []) => (0..sizes.num_classes).collect(),
+        (None, []) => (0..count).collect(),
         (None, chosen) => chosen.to_vec(),
     };
-    if let Some(far) = classes.iter().find(|&&c| c >= sizes.num_classes) {
+    if let Some(far) = classes.iter().find(|&&c| c >= count) {
         return Err(Error::Usage(format!(
             "class {far} does not exist: the model has classes 0 to {}",
-            sizes.num_classes - 1
+            count - 1
         )));
     }
     Ok(classes)
@@ -342,6 +360,9 @@ fn precision(arguments: &SampleArguments) -> PrecisionConfig {
 }
 
 /// Everything that decides an image besides its number.
+///
+/// # Errors
+/// When the autoencoder cannot be read.
 fn settings(
     arguments: &SampleArguments,
     precision: PrecisionConfig,
@@ -349,7 +370,7 @@ fn settings(
     architecture: &Architecture,
     classes: &[usize],
     seed: u64,
-) -> Value {
+) -> Result<Value> {
     let sampling = config(arguments);
     let mut settings = serde_json::json!({
         "model": arguments.models[0],
@@ -367,7 +388,10 @@ fn settings(
     if arguments.reading.recipe.is_some() {
         settings["grafts"] = serde_json::json!(architecture.grafts);
     }
-    settings
+    if let Some(vae) = &arguments.vae {
+        settings["vae-sha256"] = autoencoder_fingerprint(vae)?.into();
+    }
+    Ok(settings)
 }
 
 /// How many images from the first on a folder holds already, in whole chunks.

@@ -33,6 +33,11 @@ impl DataConfig {
         if !(self.fraction > 0.0 && self.fraction <= 1.0) {
             return Err(format!("fraction must lie in (0, 1], found {}", self.fraction));
         }
+        if self.source == DataSource::Latents && self.path.is_none() {
+            return Err(
+                "path is not set; source = \"latents\" needs the folder that `scion encode` wrote".into()
+            );
+        }
         if self.source != DataSource::Teacher {
             let set = [
                 ("count", self.count.is_some()),

@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use super::image_set::{ImageSet, to_unit};
+use super::training_set::TrainingSet;
 use crate::error::{Error, Result};
 
 /// The stream of horizontal flips; no run reaches this epoch number.
@@ -29,7 +29,7 @@ pub struct Position {
 /// One training batch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    /// [N, C, H, W] in [-1, 1].
+    /// [N, C, H, W]: pixels in [-1, 1], or scaled latents.
     pub images: Vec<f32>,
     /// [N, C, H, W].
     pub shape: [usize; 4],
@@ -41,10 +41,10 @@ pub struct Batch {
     pub flipped: Vec<bool>,
 }
 
-/// An endless, seeded order of batches over an image set.
+/// An endless, seeded order of batches over a set.
 #[derive(Debug)]
 pub struct Batches {
-    set: Arc<ImageSet>,
+    set: TrainingSet,
     seed: u64,
     flip: bool,
     /// The latest permutation; saves shuffling anew for each batch of an epoch.
@@ -55,16 +55,20 @@ impl Batches {
     /// Batches over `set`, each image mirrored with probability one half if `flip`.
     ///
     /// # Errors
-    /// `Usage` if the set is empty or has more than 2^32 images.
-    pub fn new(set: Arc<ImageSet>, seed: u64, flip: bool) -> Result<Self> {
+    /// `Usage` if the set is empty or has more than 2^32 images, or holds latents that cannot be mirrored and must be.
+    pub fn new(set: impl Into<TrainingSet>, seed: u64, flip: bool) -> Result<Self> {
+        let set = set.into();
         if set.is_empty() || u32::try_from(set.len()).is_err() {
             return Err(Error::Usage(format!("training data: {} images, expected 1 to 2^32 - 1", set.len())));
+        }
+        if flip {
+            set.check_flip()?;
         }
         Ok(Self { set, seed, flip, permutation: Mutex::new(None) })
     }
 
     /// The images drawn from.
-    pub fn set(&self) -> &ImageSet {
+    pub fn set(&self) -> &TrainingSet {
         &self.set
     }
 
@@ -75,7 +79,7 @@ impl Batches {
         Position { epoch: (sample / n) as u64, offset: (sample % n) as u64 }
     }
 
-    /// Batch `step` (from 0), images in [-1, 1].
+    /// Batch `step` (from 0).
     ///
     /// # Errors
     /// `Usage` for a batch size of 0; `Io` or `Invalid`, naming the file, if an image cannot be decoded.
@@ -86,12 +90,8 @@ impl Batches {
         let indices = self.indices(self.position(step, batch_size), batch_size);
         let flipped = self.flips(step, batch_size);
         let shape = self.set.shape();
-        let mut pixels = self.set.read(&indices)?;
-        for (image, _) in pixels.chunks_exact_mut(shape.len()).zip(&flipped).filter(|(_, flip)| **flip) {
-            image.chunks_exact_mut(shape.width).for_each(<[u8]>::reverse);
-        }
         Ok(Batch {
-            images: to_unit(&pixels),
+            images: self.set.values(&indices, &flipped, self.seed, first_sample(step, batch_size) as u64)?,
             shape: [batch_size, shape.channels, shape.height, shape.width],
             labels: indices.iter().map(|&i| self.set.labels()[i]).collect(),
             indices,
@@ -212,7 +212,7 @@ fn below(rng: &mut ChaCha8Rng, n: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::super::image_set::{ImageShape, Origins};
+    use super::super::image_set::{ImageSet, ImageShape, Origins, to_unit};
     use super::*;
 
     fn batches(n: usize, flip: bool) -> Batches {
@@ -220,7 +220,7 @@ mod tests {
         let pixels = (0..n).flat_map(|i| [i as u8, 255 - i as u8]).collect();
         let origins = Origins::Rows { source: "test".into(), rows: (0..n).collect() };
         let set = ImageSet::from_memory(shape, pixels, vec![0; n], vec!["a".into()], origins).unwrap();
-        Batches::new(Arc::new(set), 7, flip).unwrap()
+        Batches::new(set, 7, flip).unwrap()
     }
 
     #[test]
@@ -288,6 +288,6 @@ mod tests {
     fn empty_sets_and_batches_are_refused() {
         assert!(batches(3, false).batch(0, 0).is_err());
         let empty = batches(3, false).set().subset(&[]).unwrap();
-        assert!(Batches::new(Arc::new(empty), 0, false).is_err());
+        assert!(Batches::new(empty, 0, false).is_err());
     }
 }

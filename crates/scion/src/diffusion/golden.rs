@@ -1,4 +1,5 @@
-//! Against the original implementation: fixtures/diffusion, made by scripts/fixtures/diffusion.py.
+//! Against the original implementation: fixtures/diffusion, made by scripts/fixtures/diffusion.py; and against diffusers:
+//! fixtures/dpm-solver, made by scripts/fixtures/dpm_solver.py.
 
 use safetensors::{Dtype, SafeTensors};
 
@@ -10,7 +11,11 @@ struct Golden(Vec<u8>);
 
 impl Golden {
     fn open(name: &str) -> Self {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/diffusion");
+        Self::read(&format!("diffusion/{name}"))
+    }
+
+    fn read(name: &str) -> Self {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures");
         Self(std::fs::read(format!("{folder}/{name}.safetensors")).unwrap())
     }
 
@@ -248,4 +253,33 @@ fn guided_half_batch_equals_the_doubled_batch() {
     });
     let doubled = golden.values("cfg.doubled");
     assert_close_to_scale("cfg", &found, &doubled[..72], 1e-4);
+}
+
+#[test]
+fn dpm_solver_runs() {
+    let (golden, runs) = (Golden::open("sampling"), Golden::read("dpm-solver/runs"));
+    let y = golden.indices("y");
+    let run = |prefix: &str, steps: usize| {
+        let model = AnalyticModel::open(&golden, prefix);
+        let sampling = Sampler::DpmSolverPlusPlus.into();
+        let mut timesteps = Vec::new();
+        let found = run(&golden, &format!("dpm{steps}"), sampling, |x, t| {
+            timesteps.push(t);
+            model.forward(x, t, &y)
+        });
+        (timesteps, found)
+    };
+    for steps in 1..=25 {
+        let (timesteps, found) = run("", steps);
+        assert_eq!(timesteps, runs.indices(&format!("timesteps.{steps}")));
+        assert_close_to_scale("learned", &found, &runs.values(&format!("learned.{steps}")), 1e-6);
+        assert_close_to_scale(
+            "plain",
+            &run("plain.", steps).1,
+            &runs.values(&format!("plain.{steps}")),
+            1e-6,
+        );
+    }
+    // The scheduler's noise levels are in single precision.
+    assert_close_to_scale("rounded", &run("", 20).1, &runs.values("rounded.20"), 1e-4);
 }

@@ -15,6 +15,8 @@ pub enum Purpose {
     Label,
     /// A training sample's timestep, noise and label dropout; the index counts samples seen.
     Training,
+    /// The draw of a latent from what an encoder tells of it.
+    Latent,
 }
 
 /// The random stream of one image: ChaCha with 8 rounds, keyed by the seed and purpose, the index as stream number.
@@ -37,6 +39,7 @@ impl NoiseStream {
             Purpose::Sampling => 0,
             Purpose::Label => 1,
             Purpose::Training => 2,
+            Purpose::Latent => 3,
         };
         let mut rng = ChaCha8Rng::from_seed(key);
         rng.set_stream(index);

@@ -1,5 +1,6 @@
-//! Ancestral (DDPM) and DDIM sampling.
+//! Sampling along a schedule: ancestral (DDPM), DDIM and DPM-Solver++.
 
+use super::dpm_solver::dpm_solver_step;
 use super::gaussian::{check_len, moments, sample_len};
 use super::schedule::Schedule;
 use crate::error::{Error, Result};
@@ -12,12 +13,15 @@ pub enum Sampler {
     /// Song et al. 2021, eq. 12: η = 0 is deterministic, η = 1 ancestral with the posterior's variance. Variance channels
     /// are ignored.
     Ddim { eta: f64 },
+    /// Lu et al. 2022, DPM-Solver++(2M): deterministic, of second order by the prediction before. Variance channels are
+    /// ignored.
+    DpmSolverPlusPlus,
 }
 
 impl Sampler {
     /// Whether the step at `index` adds noise.
     pub fn draws_noise(&self, index: usize) -> bool {
-        index > 0 && !matches!(self, Self::Ddim { eta: 0.0 })
+        index > 0 && !matches!(self, Self::Ddim { eta: 0.0 } | Self::DpmSolverPlusPlus)
     }
 }
 
@@ -71,6 +75,7 @@ pub fn sample_loop(
     check_len("x_T", x.len(), shape.iter().product())?;
     let size = sample_len(x.len(), images)?;
     let mut z = vec![0.0; x.len()];
+    let mut previous = None;
     for index in (0..schedule.len()).rev() {
         let timestep = schedule.timestep_map[index];
         let output = model(&x, timestep)?;
@@ -81,6 +86,13 @@ pub fn sample_loop(
         let (next, pred_x0) = match sampling.sampler {
             Sampler::Ddpm => ddpm_step(schedule, index, &x, &output, &z, images, clip)?,
             Sampler::Ddim { eta } => ddim_step(schedule, index, eta, &x, &output, &z, images, clip)?,
+            Sampler::DpmSolverPlusPlus => {
+                let before = previous.as_deref();
+                let (next, pred_x0) = dpm_solver_step(schedule, index, &x, &output, before, images, clip)?;
+                let shown = to_f32(&pred_x0);
+                previous = Some(pred_x0);
+                (next, shown)
+            }
         };
         x = next;
         on_step(Step { index, timestep, x: &x, pred_x0: &pred_x0 })?;

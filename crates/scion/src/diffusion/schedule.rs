@@ -80,12 +80,12 @@ impl Schedule {
         self.betas.len()
     }
 
-    /// Never true: a schedule has at least two steps.
+    /// Never true: a schedule has steps.
     pub fn is_empty(&self) -> bool {
         self.betas.is_empty()
     }
 
-    /// All tables from β, which must have at least two entries.
+    /// All tables from β, which must have entries.
     fn new(betas: Vec<f64>, timestep_map: Vec<usize>) -> Self {
         let bars: Vec<f64> = betas
             .iter()
@@ -100,7 +100,8 @@ impl Schedule {
         };
         let posterior_variance = table(&|beta, bar, prev| beta * (1.0 - prev) / (1.0 - bar));
         let mut clipped = posterior_variance.clone();
-        clipped[0] = clipped[1];
+        // A process of one step has no entry to stand in for it, and no use for one.
+        clipped[0] = clipped.get(1).copied().unwrap_or(betas[0]);
         Self {
             log_betas: table(&|beta, _, _| beta.ln()),
             alphas_cumprod_next: bars[1..].iter().copied().chain([0.0]).collect(),
@@ -121,7 +122,8 @@ impl Schedule {
     }
 }
 
-/// Which steps of a process to keep. Parsed from and shown as the original's strings: `250`, `10,15,20`, `ddim50`.
+/// Which steps of a process to keep. Parsed from and shown as the original's strings: `250`, `10,15,20`, `ddim50`; and
+/// `dpm20`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Respacing {
     /// `n` steps from the first to the last at a fractional stride, rounded half to even.
@@ -130,6 +132,8 @@ pub enum Respacing {
     Sections(Vec<usize>),
     /// `n` steps from the first at the integer stride that gives exactly `n`.
     Ddim(usize),
+    /// `n` steps from the last, evenly down to the first, which is left out, rounded half to even: DPM-Solver's.
+    Dpm(usize),
 }
 
 impl Respacing {
@@ -142,6 +146,7 @@ impl Respacing {
             Self::Stride(n) => sections(total, &[*n])?,
             Self::Sections(counts) => sections(total, counts)?,
             Self::Ddim(n) => return integer_stride(total, *n),
+            Self::Dpm(n) => return without_the_first(total, *n),
         };
         // One step leaves no entry to stand in for ln β̃ at step 0, which is ln 0.
         if steps.len() < 2 {
@@ -169,6 +174,9 @@ impl FromStr for Respacing {
         if let Some(count) = text.strip_prefix("ddim") {
             return Ok(Self::Ddim(number(count)?));
         }
+        if let Some(count) = text.strip_prefix("dpm") {
+            return Ok(Self::Dpm(number(count)?));
+        }
         let counts = text.split(',').map(number).collect::<Result<Vec<usize>>>()?;
         Ok(if let [count] = counts[..] { Self::Stride(count) } else { Self::Sections(counts) })
     }
@@ -182,8 +190,20 @@ impl fmt::Display for Respacing {
                 f.write_str(&counts.iter().map(usize::to_string).collect::<Vec<_>>().join(","))
             }
             Self::Ddim(n) => write!(f, "ddim{n}"),
+            Self::Dpm(n) => write!(f, "dpm{n}"),
         }
     }
+}
+
+fn without_the_first(total: usize, n: usize) -> Result<Vec<usize>> {
+    if !(1..total).contains(&n) {
+        return Err(Error::Usage(format!(
+            "sampling steps: {n} steps asked of a process of {total} without its first, expected 1 to {}",
+            total - 1
+        )));
+    }
+    let stride = (total - 1) as f64 / n as f64;
+    Ok((1..=n).map(|i| (i as f64 * stride).round_ties_even() as usize).collect())
 }
 
 fn sections(total: usize, counts: &[usize]) -> Result<Vec<usize>> {

@@ -1,9 +1,9 @@
 //! Layers and their names, as in torchvision's `inception.py` with pytorch-fid's changes: average pools that leave
 //! padding out of the count, and a maximum pool in `Mixed_7c`, where all other blocks of its kind take the average.
 
-use super::convolution::Geometry;
 use super::layer::Layer;
 use super::pool::Pool;
+use crate::convolution::Geometry;
 
 /// A convolution to be loaded.
 #[derive(Clone, Debug)]

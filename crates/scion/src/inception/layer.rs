@@ -1,16 +1,6 @@
-use super::convolution::{Convolution, Geometry};
 use super::pool::Pool;
+use crate::convolution::{Convolution, Geometry, Map, Shape, Target};
 use crate::error::Result;
-
-/// Rows, columns and channels of a map, which lies as [H, W, C].
-pub(super) type Shape = [usize; 3];
-
-/// One image's activations, [H, W, C].
-#[derive(Debug)]
-pub(super) struct Map {
-    pub(super) shape: Shape,
-    pub(super) data: Vec<f32>,
-}
 
 /// The network as a tree. `C` is a convolution, or what is known of it before it is loaded.
 #[derive(Clone, Debug)]
@@ -78,7 +68,11 @@ impl Layer<Convolution> {
     /// floats after those of the place before.
     fn write(&self, input: &Map, out: &mut [f32], stride: usize, patches: &mut Vec<f32>) {
         match self {
-            Self::Convolution(convolution) => convolution.write(input, out, stride, patches),
+            Self::Convolution(convolution) => {
+                let rows = convolution.as_ref().shape(input.shape)[0];
+                let target = Target { out, stride, accumulate: false, relu: true };
+                convolution.write(input.rows(), 0..rows, target, patches);
+            }
             Self::Pool(pool) => pool.write(input, out, stride),
             Self::Sequence(layers) => {
                 let (last, before) = layers.split_last().expect("a sequence has layers");

@@ -4,7 +4,7 @@
 //! Runs on the CPU. An image's features depend on nothing but the image: not on its batch, nor on the number of threads.
 
 mod architecture;
-mod convolution;
+mod fold;
 mod layer;
 mod pool;
 mod preprocess;
@@ -17,13 +17,14 @@ use scion_kernels::Precision;
 use scion_kernels::gemm::{Epilogue, MatRef, PackedB, matmul_packed};
 
 use crate::checkpoint::Checkpoint;
+use crate::convolution::{Convolution, Map};
 use crate::data::ImageShape;
 use crate::error::{Error, Result};
 use crate::metrics::Features;
 use crate::metrics::inception_score::softmax;
 use architecture::{Named, network};
-use convolution::{Convolution, Norm};
-use layer::{Layer, Map};
+use fold::{Norm, folded};
+use layer::Layer;
 pub use preprocess::Preprocessing;
 use preprocess::{Preparation, SIDE};
 pub use weights::{ADDRESS, FILE, SHA256, locate};
@@ -74,7 +75,7 @@ impl Inception {
                 mean: read("bn.running_mean")?,
                 variance: read("bn.running_var")?,
             };
-            Ok(Convolution::new(named.geometry, &read("conv.weight")?, &norm))
+            Ok(folded(named.geometry, read("conv.weight")?, &norm))
         };
         let [front, back] = &parts;
         let parts = [front.try_map(&mut load)?, back.try_map(&mut load)?];

@@ -1,4 +1,4 @@
-use super::layer::{Map, Shape};
+use crate::convolution::{Map, Shape};
 
 /// The pools of the network, all 3×3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,11 +1,16 @@
+use std::ops::Range;
+
 use burn::Tensor;
-use burn::module::Module;
+use burn::module::{Module, Param};
 use scion_kernels::norm::modulated_norm;
 use scion_kernels::residual::gated_residual;
 
-use super::config::Architecture;
+use super::architecture::Architecture;
+use super::conditioning::Context;
+use super::config::Conditions;
+use super::cross_attention::CrossAttention;
 use crate::error::Result;
-use crate::operator::{Identity, Init, Linear, Operator, OperatorConfig, Scheme, Slot};
+use crate::operator::{Identity, Init, Linear, MlpConfig, Operator, OperatorConfig, Scheme, Slot};
 
 /// LayerNorm's epsilon in DiT.
 pub(super) const EPS: f32 = 1e-6;
@@ -30,23 +35,54 @@ pub enum Seen<'a> {
         before: usize,
         /// [N, T, D]
         tokens: &'a Tensor<3>,
-        /// SiLU(t + y), [N, D].
-        conditioning: &'a Tensor<2>,
+        /// What blocks get beside them.
+        context: &'a Context,
     },
 }
 
 /// Looks on while a model runs.
 pub type Tap<'a> = dyn FnMut(Seen<'_>) + 'a;
 
-/// A transformer block with adaLN-Zero conditioning and two replaceable operators.
+/// Where shifts, scales and gates come from.
+// A model has a few dozen of them, and modules cannot stand in boxes.
+#[allow(clippy::large_enum_variant)]
+#[derive(Module, Debug)]
+pub enum Modulation {
+    /// adaLN-Zero: a layer [k·D, D] of its own, after a SiLU that all share.
+    Linear(Linear),
+    /// adaLN-single: a table [k, D] that is added to what one network says to all.
+    Table(Param<Tensor<2>>),
+}
+
+impl Modulation {
+    /// A table as the original draws it, N(0, 1/D).
+    pub(super) fn table(rows: usize, width: usize, init: &mut Init) -> Self {
+        Self::Table(init.normal([rows, width], (width as f64).powf(-0.5)))
+    }
+
+    /// The chunks [N, k·D] under a context's conditioning; a table's stand in these `columns` of it.
+    pub(super) fn forward(&self, conditioning: &Tensor<2>, columns: Range<usize>) -> Tensor<2> {
+        match self {
+            Self::Linear(linear) => linear.forward(conditioning.clone()),
+            Self::Table(table) => {
+                let shared = conditioning.clone().slice([0..conditioning.dims()[0], columns.clone()]);
+                shared + table.val().reshape([1, columns.len()])
+            }
+        }
+    }
+}
+
+/// A transformer block with two replaceable operators, and between them attention to the prompt where there is one.
 #[derive(Module, Debug)]
 pub struct Block {
     /// The token mixer.
     pub attn: Operator,
+    /// Attention to the prompt.
+    pub cross_attn: Option<CrossAttention>,
     /// The channel mixer.
     pub mlp: Operator,
-    /// SiLU's linear layer: [6·D, D], chunks shift, scale and gate of attention, then of the MLP.
-    pub ada_ln: Linear,
+    /// Chunks shift, scale and gate of attention, then of the MLP.
+    pub ada_ln: Modulation,
 }
 
 impl Block {
@@ -67,7 +103,16 @@ impl Block {
                 (_, other) => other.init(width, init),
             };
         let (attn, mlp) = (operator(Slot::Attention)?, operator(Slot::Mlp)?);
-        Ok(Self { attn, mlp, ada_ln: Linear::new(width, 6 * width, Scheme::Zero, init) })
+        let (cross_attn, ada_ln) = match architecture.dit.conditions {
+            Conditions::Classes { .. } => {
+                (None, Modulation::Linear(Linear::new(width, 6 * width, Scheme::Zero, init)))
+            }
+            Conditions::Text(_) => {
+                let cross_attn = CrossAttention::new(width, architecture.dit.heads, init);
+                (Some(cross_attn), Modulation::table(6, width, init))
+            }
+        };
+        Ok(Self { attn, cross_attn, mlp, ada_ln })
     }
 
     /// The operator in a slot.
@@ -86,50 +131,69 @@ impl Block {
         }
     }
 
-    /// Takes a slot's operator out: the slot's gate becomes 0 under any conditioning, and its tokens pass unchanged.
+    /// Takes a slot's operator out: its tokens pass unchanged under any conditioning.
     pub fn remove(&mut self, slot: Slot) {
-        let gate = match slot {
-            Slot::Attention => 2,
-            Slot::Mlp => 5,
+        let replacement = match &self.ada_ln {
+            Modulation::Linear(layer) => {
+                let layer = without_gate(layer.clone(), slot);
+                self.ada_ln = Modulation::Linear(layer);
+                // Whatever it gives is multiplied by the gate: this costs least.
+                Operator::Identity(Identity {})
+            }
+            // The gate is not the block's alone. An MLP of one hidden unit that gives zero takes the operator's place.
+            Modulation::Table(table) => {
+                let (width, device) = (table.dims()[1], table.val().device());
+                let nothing = MlpConfig { ratio: 1.0 / width as f64 }.init(width, &mut Init::empty(&device));
+                Operator::Mlp(nothing.expect("one hidden unit is a whole number of them"))
+            }
         };
-        let [rows, width] = self.ada_ln.weight.dims();
-        let gate = gate * rows / 6..(gate + 1) * rows / 6;
-        let Linear { weight, bias } = self.ada_ln.clone();
-        let device = weight.device();
-        let (weights, biases) =
-            (Tensor::zeros([gate.len(), width], &device), Tensor::zeros([gate.len()], &device));
-        self.ada_ln = Linear {
-            weight: weight.map(|weight| weight.slice_assign([gate.clone(), 0..width], weights)),
-            bias: bias.map(|bias| bias.slice_assign([gate], biases)),
-        };
-        // Whatever it gives is multiplied by the gate: this costs least.
-        *self.operator_mut(slot) = Operator::Identity(Identity {});
+        *self.operator_mut(slot) = replacement;
     }
 
-    /// Tokens `x` [N, T, D] under conditioning `c` = SiLU(t + y) [N, D] → [N, T, D].
-    pub fn forward(&self, index: usize, x: Tensor<3>, c: &Tensor<2>, tap: &mut Tap) -> Tensor<3> {
-        let modulation = self.ada_ln.forward(c.clone()); // [N, 6·D]
+    /// Tokens `x` [N, T, D] in a context → [N, T, D].
+    pub fn forward(&self, index: usize, x: Tensor<3>, context: &Context, tap: &mut Tap) -> Tensor<3> {
+        let modulation = self.ada_ln.forward(&context.conditioning, 0..6 * x.dims()[2]); // [N, 6·D]
         let mut x = x;
         for (slot, shift) in [(Slot::Attention, 0), (Slot::Mlp, 3)] {
             let input = modulated_norm(x.clone(), modulation.clone(), shift, shift + 1, EPS);
             let output = self.operator(slot).forward(input.clone());
             tap(Seen::Operator { block: index, slot, input: &input, output: &output });
             x = gated_residual(x, output, modulation.clone(), shift + 2);
+            if let (Slot::Attention, Some(cross_attn), Some(text)) = (slot, &self.cross_attn, &context.text) {
+                x = x.clone() + cross_attn.forward(x, text);
+            }
         }
         x
     }
 }
 
+/// A modulation layer whose gate of a slot is 0 under any conditioning.
+fn without_gate(Linear { weight, bias }: Linear, slot: Slot) -> Linear {
+    let gate = match slot {
+        Slot::Attention => 2,
+        Slot::Mlp => 5,
+    };
+    let [rows, width] = weight.dims();
+    let gate = gate * rows / 6..(gate + 1) * rows / 6;
+    let device = weight.device();
+    let (weights, biases) =
+        (Tensor::zeros([gate.len(), width], &device), Tensor::zeros([gate.len()], &device));
+    Linear {
+        weight: weight.map(|weight| weight.slice_assign([gate.clone(), 0..width], weights)),
+        bias: bias.map(|bias| bias.slice_assign([gate], biases)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{Device, Distribution};
+    use burn::tensor::{Device, Distribution, TensorData};
 
     use super::*;
-    use crate::model::{Dit, DitConfig};
+    use crate::model::{Dit, DitConfig, Prompts, TextConfig, update_parameters};
     use crate::operator::Init;
 
-    #[test]
-    fn tokens_pass_a_block_without_operators_unchanged() {
+    /// A model of one block whose every weight is random: a new model's gates are zero.
+    fn model(conditions: Conditions) -> Dit {
         let dit = DitConfig {
             input_size: 4,
             patch: 2,
@@ -138,26 +202,48 @@ mod tests {
             depth: 1,
             heads: 2,
             mlp_ratio: 2.0,
-            num_classes: 3,
-            null_class: true,
             learn_sigma: true,
+            conditions,
         };
         let device = Device::flex();
-        let mut model = Dit::new(&Architecture::native(dit), &mut Init::new(1, 0, &device)).unwrap();
-        // A new model's gates are zero anyway.
-        let random = Tensor::random([48, 8], Distribution::Default, &device);
-        let block = &mut model.blocks_mut()[0];
-        block.ada_ln.weight = block.ada_ln.weight.clone().map(|_| random);
-        let run = |block: &Block| {
-            let (x, c) = (Tensor::<3>::ones([1, 4, 8], &device), Tensor::<2>::ones([1, 8], &device));
-            let tokens = block.forward(0, x, &c, &mut |_| {});
-            tokens.into_data().try_into_vec::<f32>().unwrap()
-        };
-        let whole = run(block);
-        block.remove(Slot::Attention);
-        let half = run(block);
-        block.remove(Slot::Mlp);
-        assert!(whole != half && half != [1.0; 32], "{whole:?} {half:?}");
-        assert_eq!(run(block), [1.0; 32]);
+        let model = Dit::new(&Architecture::native(dit), &mut Init::new(1, 0, &device)).unwrap();
+        update_parameters(model, |_, dims, _, values| {
+            let random =
+                Tensor::<1>::random([dims.iter().product::<usize>()], Distribution::Default, &device);
+            values.copy_from_slice(&random.into_data().try_into_vec::<f32>().unwrap());
+            Ok(())
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn tokens_pass_a_block_without_operators_unchanged() {
+        for conditions in [
+            Conditions::Classes { count: 3, null: true },
+            Conditions::Text(TextConfig { width: 4, tokens: 5, interpolation: 1.0, size_conditions: false }),
+        ] {
+            let mut model = model(conditions);
+            let device = model.device();
+            let prompts = Prompts::new(4, vec![], vec![0.5; 8]).unwrap();
+            let text = model.is_text_to_image().then(|| prompts.text(&[super::super::NULL_PROMPT], &device));
+            let x = Tensor::from_data(TensorData::new(vec![0.5f32; 16], [1, 1, 4, 4]), &device);
+            let (_, context) = match text {
+                Some(text) => model.embed(x, &[7.0], text),
+                None => model.embed(x, &[7.0], &[1]),
+            };
+            let block = &mut model.blocks_mut()[0];
+            let run = |block: &Block| {
+                let x = Tensor::<3>::ones([1, 4, 8], &device);
+                let tokens = block.forward(0, x, &context, &mut |_| {});
+                tokens.into_data().try_into_vec::<f32>().unwrap()
+            };
+            let whole = run(block);
+            block.remove(Slot::Attention);
+            let half = run(block);
+            block.remove(Slot::Mlp);
+            assert!(whole != half && half != [1.0; 32], "{whole:?} {half:?}");
+            block.cross_attn = None;
+            assert_eq!(run(block), [1.0; 32]);
+        }
     }
 }

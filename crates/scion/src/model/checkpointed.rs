@@ -9,32 +9,34 @@ use burn::module::Module;
 use burn::tensor::Gradients;
 use scion_kernels::{backward, with_values};
 
+use super::conditioning::{Context, Given};
 use super::dit::Dit;
 
 /// A forward pass that can be gone through backwards once.
 pub struct Checkpointed<'a> {
     model: &'a Dit,
-    /// The first tokens and the conditioning, with the way to the embedders' parameters.
-    embedded: (Tensor<3>, Tensor<2>),
+    /// The first tokens and the context, with the way to the embedders' parameters.
+    embedded: (Tensor<3>, Context),
     /// The tokens before each layer, without gradients.
     inputs: Vec<Tensor<3>>,
-    /// The tokens after the last layer and the conditioning, where the parts' gradients end.
-    leaves: (Tensor<3>, Tensor<2>),
+    /// The tokens after the last layer and the context, where the parts' gradients end.
+    leaves: (Tensor<3>, Context),
     out: Tensor<4>,
 }
 
 impl<'a> Checkpointed<'a> {
     /// As [`Dit::forward`] of a model on an autodiff device.
-    pub fn forward(model: &'a Dit, x: Tensor<4>, t: &[f32], y: &[usize]) -> Self {
-        let embedded = model.embed(x, t, y);
-        let (mut tokens, c) = (embedded.0.clone().inner(), embedded.1.clone().inner());
+    pub fn forward<'g>(model: &'a Dit, x: Tensor<4>, t: &[f32], given: impl Into<Given<'g>>) -> Self {
+        let grid = model.grid(&x);
+        let embedded = model.embed(x, t, given);
+        let (mut tokens, context) = (embedded.0.clone().inner(), embedded.1.clone().inner());
         let mut inputs = Vec::with_capacity(model.blocks().len());
         for layer in model.valid().layers() {
             inputs.push(tokens.clone());
-            tokens = layer.forward(tokens, &c, &mut |_| {});
+            tokens = layer.forward(tokens, &context, &mut |_| {});
         }
-        let leaves = (leaf(tokens), leaf(c));
-        let out = model.head(leaves.0.clone(), leaves.1.clone());
+        let leaves = (leaf(tokens), context.leaf());
+        let out = model.head(leaves.0.clone(), &leaves.1, grid);
         Self { model, embedded, inputs, leaves, out }
     }
 
@@ -59,38 +61,38 @@ impl<'a> Checkpointed<'a> {
         mut block_slopes: BTreeMap<usize, Vec<f32>>,
         mut see: impl FnMut(Gradients),
     ) {
-        let (mut tokens, c) = self.leaves;
+        let (mut tokens, context) = self.leaves;
         let mut gradients = backward(self.out, slope);
         let mut d_tokens = taken(&tokens, &mut gradients);
-        let mut d_c = taken(&c, &mut gradients);
+        let mut d_context = context.taken(&mut gradients);
         see(gradients);
         for (layer, input) in self.model.layers().into_iter().zip(self.inputs).rev() {
             tokens = leaf(input);
-            let out = layer.forward(tokens.clone(), &c, &mut |_| {});
+            let out = layer.forward(tokens.clone(), &context, &mut |_| {});
             let mut slope = with_values(&d_tokens, <[f32]>::to_vec);
             if let Some(more) = block_slopes.remove(&layer.last()) {
                 slope.iter_mut().zip(more).for_each(|(slope, more)| *slope += more);
             }
             let mut gradients = backward(out, slope);
             d_tokens = taken(&tokens, &mut gradients);
-            d_c = d_c + taken(&c, &mut gradients);
+            d_context = d_context.and(context.taken(&mut gradients));
             see(gradients);
         }
-        let (tokens, c) = self.embedded;
-        if !tokens.is_tracked() && !c.is_tracked() {
+        let (tokens, context) = self.embedded;
+        if !tokens.is_tracked() && !context.is_tracked() {
             return;
         }
-        let loss = (tokens * Tensor::from_inner(d_tokens)).sum() + (c * Tensor::from_inner(d_c)).sum();
+        let loss = (tokens * Tensor::from_inner(d_tokens)).sum() + context.pull(d_context);
         see(loss.backward());
     }
 }
 
 /// A tensor that gradients are taken of.
-fn leaf<const D: usize>(values: Tensor<D>) -> Tensor<D> {
+fn leaf(values: Tensor<3>) -> Tensor<3> {
     Tensor::from_inner(values).require_grad()
 }
 
 /// The gradient of a leaf.
-fn taken<const D: usize>(leaf: &Tensor<D>, gradients: &mut Gradients) -> Tensor<D> {
-    leaf.grad_remove(gradients).expect("every part depends on the tokens and the conditioning")
+fn taken(leaf: &Tensor<3>, gradients: &mut Gradients) -> Tensor<3> {
+    leaf.grad_remove(gradients).expect("every part depends on the tokens")
 }

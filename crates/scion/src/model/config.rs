@@ -1,12 +1,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::operator::{
-    AttentionConfig, Flops, LinearAttentionConfig, MlpConfig, MlpHyenaXConfig, NeighborhoodConfig,
-    OperatorConfig, SlidingWindowConfig, Slot,
-};
+use crate::operator::{AttentionConfig, MlpConfig, OperatorConfig, Slot};
 
-/// Named sizes of the original models: (name, width, depth, heads).
+/// Named sizes of the original DiTs: (name, width, depth, heads).
 pub const PRESETS: [(&str, usize, usize, usize); 5] = [
     ("dit-xl", 1152, 28, 16),
     ("dit-l", 1024, 24, 16),
@@ -15,11 +12,18 @@ pub const PRESETS: [(&str, usize, usize, usize); 5] = [
     ("dit-d14", 1152, 14, 16),
 ];
 
+/// Published text-to-image models: (name, tokens of a prompt, sides of images, side from which on they are told the image's
+/// size).
+const TEXT_PRESETS: [(&str, usize, &[usize], usize); 2] = [
+    ("pixart-sigma", 300, &[256, 512, 1024, 2048], usize::MAX),
+    ("pixart-alpha", 120, &[256, 512, 1024], 1024),
+];
+
 /// Sizes of a diffusion transformer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "Fields", into = "Fields")]
 pub struct DitConfig {
-    /// Height and width of the input, in latent or image pixels.
+    /// Height and width of the input, in latent or image pixels. Text-to-image models take others too.
     pub input_size: usize,
     /// Side of the square patch that becomes one token.
     pub patch: usize,
@@ -32,16 +36,72 @@ pub struct DitConfig {
     /// Attention heads a block.
     pub heads: usize,
     /// Hidden width of the MLP over D.
-    #[serde(default = "ratio")]
     pub mlp_ratio: f64,
-    /// Number of classes, without the null class.
-    pub num_classes: usize,
-    /// Whether the label table has a row for the null class, which guidance and label dropout need.
-    #[serde(default = "yes")]
-    pub null_class: bool,
     /// Whether the output holds variance channels behind the noise channels.
-    #[serde(default = "yes")]
     pub learn_sigma: bool,
+    /// What images are conditioned on, and with it the model's family.
+    pub conditions: Conditions,
+}
+
+/// What a model's images are conditioned on, beside the timestep.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Conditions {
+    /// A class; every block has a modulation network of its own (adaLN-Zero): DiT.
+    Classes {
+        /// Number of classes, without the null class.
+        count: usize,
+        /// Whether the label table has a row for the null class, which guidance and label dropout need.
+        null: bool,
+    },
+    /// A prompt, which every block attends to; one modulation network serves all blocks (adaLN-single): PixArt.
+    Text(TextConfig),
+}
+
+/// What a text-to-image model is told of prompts and images.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TextConfig {
+    /// Width of the text encoder's tokens; 4096 for T5-XXL.
+    pub width: usize,
+    /// Tokens that a prompt is cut to.
+    #[serde(default = "prompt_tokens")]
+    pub tokens: usize,
+    /// What positions are divided by, beside the grid over the one of `input_size`.
+    #[serde(default = "no_interpolation")]
+    pub interpolation: f64,
+    /// Whether the image's height, width and aspect ratio are conditions too (PixArt-α of 1024 pixels).
+    #[serde(default)]
+    pub size_conditions: bool,
+}
+
+fn prompt_tokens() -> usize {
+    300
+}
+
+fn no_interpolation() -> f64 {
+    1.0
+}
+
+/// [`DitConfig`] as recipes and checkpoint headers have it.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    input_size: usize,
+    patch: usize,
+    in_channels: usize,
+    hidden: usize,
+    depth: usize,
+    heads: usize,
+    #[serde(default = "ratio")]
+    mlp_ratio: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    num_classes: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    null_class: Option<bool>,
+    #[serde(default = "yes")]
+    learn_sigma: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    text: Option<TextConfig>,
 }
 
 fn ratio() -> f64 {
@@ -52,9 +112,64 @@ fn yes() -> bool {
     true
 }
 
+impl TryFrom<Fields> for DitConfig {
+    type Error = String;
+
+    fn try_from(fields: Fields) -> std::result::Result<Self, String> {
+        let Fields { num_classes, null_class, text, .. } = fields;
+        let conditions = match (num_classes, text) {
+            (Some(count), None) => Conditions::Classes { count, null: null_class.unwrap_or(true) },
+            (None, Some(text)) if null_class.is_none() => Conditions::Text(text),
+            (None, None) => {
+                return Err("missing field `num_classes`, or `text` for a text-to-image model".into());
+            }
+            _ => {
+                return Err(
+                    "`text` stands for a text-to-image model, which has no `num_classes` or `null_class`"
+                        .into(),
+                );
+            }
+        };
+        Ok(Self {
+            input_size: fields.input_size,
+            patch: fields.patch,
+            in_channels: fields.in_channels,
+            hidden: fields.hidden,
+            depth: fields.depth,
+            heads: fields.heads,
+            mlp_ratio: fields.mlp_ratio,
+            learn_sigma: fields.learn_sigma,
+            conditions,
+        })
+    }
+}
+
+impl From<DitConfig> for Fields {
+    fn from(sizes: DitConfig) -> Self {
+        let (num_classes, null_class, text) = match sizes.conditions {
+            Conditions::Classes { count, null } => (Some(count), Some(null), None),
+            Conditions::Text(text) => (None, None, Some(text)),
+        };
+        Self {
+            input_size: sizes.input_size,
+            patch: sizes.patch,
+            in_channels: sizes.in_channels,
+            hidden: sizes.hidden,
+            depth: sizes.depth,
+            heads: sizes.heads,
+            mlp_ratio: sizes.mlp_ratio,
+            num_classes,
+            null_class,
+            learn_sigma: sizes.learn_sigma,
+            text,
+        }
+    }
+}
+
 impl DitConfig {
     /// A preset by name: `dit-{xl,l,b,s,d14}-{2,4,8}-SIZE`, SIZE being the image's side in pixels
-    /// (the latent is an eighth of it), e.g. `dit-xl-2-256`.
+    /// (the latent is an eighth of it), e.g. `dit-xl-2-256`; `pixart-sigma-{256,512,1024,2048}` or
+    /// `pixart-alpha-{256,512,1024}`.
     ///
     /// # Errors
     /// When the name is none of these, listing them.
@@ -62,34 +177,54 @@ impl DitConfig {
         let unknown = || {
             let names: Vec<&str> = PRESETS.iter().map(|p| p.0).collect();
             Error::Usage(format!(
-                "unknown preset \"{name}\": expected one of {} followed by -2, -4 or -8 and the image size, such as dit-xl-2-256",
+                "unknown preset \"{name}\": expected one of {} followed by -2, -4 or -8 and the image size, such as \
+                 dit-xl-2-256, or pixart-sigma or pixart-alpha and the size, such as pixart-sigma-1024",
                 names.join(", ")
             ))
         };
-        let mut parts = name.rsplitn(3, '-');
-        let (Some(size), Some(patch), Some(model)) = (parts.next(), parts.next(), parts.next()) else {
-            return Err(unknown());
-        };
-        let &(_, hidden, depth, heads) = PRESETS.iter().find(|p| p.0 == model).ok_or_else(unknown)?;
-        let patch: usize = patch.parse().ok().filter(|p| [2, 4, 8].contains(p)).ok_or_else(unknown)?;
-        let size: usize = size.parse().map_err(|_| unknown())?;
-        let config = Self {
-            input_size: size / 8,
-            patch,
-            in_channels: 4,
-            hidden,
-            depth,
-            heads,
-            mlp_ratio: 4.0,
-            num_classes: 1000,
-            null_class: true,
-            learn_sigma: true,
-        };
-        if !size.is_multiple_of(8) {
-            return Err(unknown());
-        }
+        let config =
+            if name.starts_with("pixart-") { Self::text_preset(name) } else { Self::class_preset(name) };
+        let config = config.ok_or_else(unknown)?;
         config.check()?;
         Ok(config)
+    }
+
+    fn class_preset(name: &str) -> Option<Self> {
+        let mut parts = name.rsplitn(3, '-');
+        let (size, patch, model) = (parts.next()?, parts.next()?, parts.next()?);
+        let &(_, hidden, depth, heads) = PRESETS.iter().find(|p| p.0 == model)?;
+        let patch: usize = patch.parse().ok().filter(|p| [2, 4, 8].contains(p))?;
+        let size: usize = size.parse().ok().filter(|size: &usize| size.is_multiple_of(8))?;
+        let conditions = Conditions::Classes { count: 1000, null: true };
+        Some(Self { patch, hidden, depth, heads, ..Self::latent(size, conditions) })
+    }
+
+    fn text_preset(name: &str) -> Option<Self> {
+        let (model, size) = name.rsplit_once('-')?;
+        let &(_, tokens, sides, told_from) = TEXT_PRESETS.iter().find(|p| p.0 == model)?;
+        let size = size.parse().ok().filter(|size| sides.contains(size))?;
+        let text = TextConfig {
+            width: 4096,
+            tokens,
+            interpolation: size as f64 / 512.0,
+            size_conditions: size >= told_from,
+        };
+        Some(Self::latent(size, Conditions::Text(text)))
+    }
+
+    /// The XL size for latents of images of `size` pixels.
+    fn latent(size: usize, conditions: Conditions) -> Self {
+        Self {
+            input_size: size / 8,
+            patch: 2,
+            in_channels: 4,
+            hidden: 1152,
+            depth: 28,
+            heads: 16,
+            mlp_ratio: 4.0,
+            learn_sigma: true,
+            conditions,
+        }
     }
 
     /// Checks that the sizes fit one another.
@@ -113,8 +248,13 @@ impl DitConfig {
                 self.hidden
             ));
         }
-        if self.in_channels == 0 || self.depth == 0 || self.num_classes == 0 {
-            return fail("in_channels, depth and num_classes must be at least 1".into());
+        if self.in_channels == 0 || self.depth == 0 {
+            return fail("in_channels and depth must be at least 1".into());
+        }
+        match &self.conditions {
+            Conditions::Classes { count: 0, .. } => return fail("num_classes must be at least 1".into()),
+            Conditions::Classes { .. } => {}
+            Conditions::Text(text) => text.check(self.hidden).or_else(fail)?,
         }
         MlpConfig { ratio: self.mlp_ratio }.hidden(self.hidden).map(|_| ())
     }
@@ -134,6 +274,36 @@ impl DitConfig {
         self.in_channels * self.input_size * self.input_size
     }
 
+    /// What the model is told of text, where it is a text-to-image model.
+    pub fn text(&self) -> Option<&TextConfig> {
+        match &self.conditions {
+            Conditions::Classes { .. } => None,
+            Conditions::Text(text) => Some(text),
+        }
+    }
+
+    /// Number of classes.
+    ///
+    /// # Errors
+    /// When images are conditioned on text.
+    pub fn classes(&self) -> Result<usize> {
+        match &self.conditions {
+            Conditions::Classes { count, .. } => Ok(*count),
+            Conditions::Text(_) => Err(Error::Usage(
+                "this is a text-to-image model, which knows prompts and no classes; draw from it with scion generate"
+                    .into(),
+            )),
+        }
+    }
+
+    /// The label that stands for no condition, which guidance and label dropout need.
+    pub fn null_label(&self) -> Option<usize> {
+        match &self.conditions {
+            Conditions::Classes { count, null } => null.then_some(*count),
+            Conditions::Text(_) => Some(super::NULL_PROMPT),
+        }
+    }
+
     /// The operator that the untouched model has in a slot.
     pub fn native_operator(&self, slot: Slot) -> OperatorConfig {
         match slot {
@@ -143,181 +313,25 @@ impl DitConfig {
     }
 }
 
-/// One replaced operator of an [`Architecture`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Replacement {
-    /// Index of the block, from 0.
-    pub block: usize,
-    /// The slot inside the block.
-    pub slot: Slot,
-    /// What stands there instead.
-    pub operator: OperatorConfig,
-}
-
-/// A model's sizes and what was edited in it: all that is needed to build it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Architecture {
-    /// Sizes of the model.
-    pub dit: DitConfig,
-    /// Replaced operators, ordered by block and slot.
-    #[serde(default)]
-    pub grafts: Vec<Replacement>,
-    /// Consecutive blocks that run side by side, ascending.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub pairs: Vec<[usize; 2]>,
-}
-
-impl Architecture {
-    /// The untouched model.
-    pub fn native(dit: DitConfig) -> Self {
-        Self { dit, grafts: Vec::new(), pairs: Vec::new() }
-    }
-
-    /// The same sizes with these replacements, after checking each.
-    ///
-    /// # Errors
-    /// When a block does not exist, a slot is named twice, an operator cannot stand in its slot, or its
-    /// settings do not fit the model.
-    pub fn with_grafts(&self, mut grafts: Vec<Replacement>) -> Result<Self> {
-        grafts.sort_by_key(|g| (g.block, g.slot));
-        for graft in &mut grafts {
-            let (block, depth) = (graft.block, self.dit.depth);
-            let place = format!("{} of block {block}", graft.slot.name());
-            if block >= depth {
-                return Err(Error::Plan(format!(
-                    "{place}: the model has {depth} blocks, 0 to {}",
-                    depth - 1
-                )));
-            }
-            if !graft.operator.fits(graft.slot) {
-                let name = graft.operator.name();
-                return Err(Error::Plan(format!("{place}: {name} is no operator for this slot")));
-            }
-            fill_in(&mut graft.operator, &self.dit);
-            graft.operator.check(self.dit.hidden, self.dit.tokens())?;
+impl TextConfig {
+    fn check(&self, hidden: usize) -> std::result::Result<(), String> {
+        if self.width == 0 || self.tokens == 0 {
+            return Err("text.width and text.tokens must be at least 1".into());
         }
-        for pair in grafts.windows(2) {
-            if (pair[0].block, pair[0].slot) == (pair[1].block, pair[1].slot) {
-                let (block, slot) = (pair[0].block, pair[0].slot.name());
-                return Err(Error::Plan(format!("{slot} of block {block} is grafted twice")));
-            }
+        if !(self.interpolation.is_finite() && self.interpolation > 0.0) {
+            return Err(format!("text.interpolation must be above 0, found {}", self.interpolation));
         }
-        Ok(Self { grafts, ..self.clone() })
-    }
-
-    /// The same model with these blocks side by side, and no others.
-    ///
-    /// # Errors
-    /// When a pair's blocks do not follow one another or do not exist, or a block is in two pairs.
-    pub fn with_pairs(&self, mut pairs: Vec<[usize; 2]>) -> Result<Self> {
-        pairs.sort_unstable();
-        for &[first, second] in &pairs {
-            if first.checked_add(1) != Some(second) {
-                return Err(Error::Plan(format!(
-                    "blocks {first} and {second} cannot run side by side: a pair is two consecutive blocks, such as [0, 1]"
-                )));
-            }
-            if second >= self.dit.depth {
-                let (depth, last) = (self.dit.depth, self.dit.depth - 1);
-                return Err(Error::Plan(format!(
-                    "blocks {first} and {second} cannot be a pair: the model has {depth} blocks, 0 to {last}"
-                )));
-            }
+        if self.size_conditions && !hidden.is_multiple_of(3) {
+            return Err(format!("text.size_conditions needs a hidden width that 3 divides, found {hidden}"));
         }
-        if let Some(meeting) = pairs.windows(2).find(|w| w[0][1] >= w[1][0]) {
-            return Err(Error::Plan(format!("block {} is in two pairs", meeting[1][0])));
-        }
-        Ok(Self { pairs, ..self.clone() })
-    }
-
-    /// The operator in a slot.
-    pub fn operator(&self, block: usize, slot: Slot) -> OperatorConfig {
-        self.replacement(block, slot).map_or_else(|| self.dit.native_operator(slot), |g| g.operator.clone())
-    }
-
-    /// The replacement in a slot, if it was grafted.
-    pub fn replacement(&self, block: usize, slot: Slot) -> Option<&Replacement> {
-        self.grafts.iter().find(|g| (g.block, g.slot) == (block, slot))
-    }
-
-    /// Number of parameters, the frozen position table left out as in the original's count.
-    pub fn parameters(&self) -> usize {
-        let DitConfig { hidden: d, patch, in_channels, .. } = self.dit;
-        let patch_values = patch * patch;
-        let embed = d * in_channels * patch_values + d;
-        let time = 256 * d + d + d * d + d;
-        let labels = (self.dit.num_classes + usize::from(self.dit.null_class)) * d;
-        let last = 2 * d * d + 2 * d + (d + 1) * patch_values * self.dit.out_channels();
-        let blocks: usize = (0..self.dit.depth).map(|block| self.block_parameters(block)).sum();
-        embed + time + labels + last + blocks + self.pairs.len() * self.merge_parameters()
-    }
-
-    /// Number of parameters of a block: its operators and their modulation.
-    pub fn block_parameters(&self, block: usize) -> usize {
-        let d = self.dit.hidden;
-        let operators: usize = Slot::ALL.iter().map(|&slot| self.operator(block, slot).parameters(d)).sum();
-        operators + 6 * d * d + 6 * d
-    }
-
-    /// Number of parameters of a pair's merge.
-    pub fn merge_parameters(&self) -> usize {
-        2 * self.dit.hidden * self.dit.hidden + self.dit.hidden
-    }
-
-    /// Floating-point operations of one forward pass for one image, counted as [`OperatorConfig::flops`] does;
-    /// normalisations are left out.
-    pub fn flops(&self) -> usize {
-        let DitConfig { hidden: d, patch, in_channels, .. } = self.dit;
-        let tokens = self.dit.tokens();
-        let embed = 2 * tokens * d * in_channels * patch * patch;
-        let conditioning = 2 * (256 * d + d * d) + 2 * d * 2 * d;
-        let last = 2 * tokens * d * patch * patch * self.dit.out_channels();
-        let blocks: usize = (0..self.dit.depth).map(|block| self.block_flops(block)).sum();
-        embed + conditioning + last + blocks + self.pairs.len() * self.merge_flops()
-    }
-
-    /// Multiply-adds ×2 of a block for one image: its operators and their modulation.
-    pub fn block_flops(&self, block: usize) -> usize {
-        let (d, tokens) = (self.dit.hidden, self.dit.tokens());
-        let operators: usize =
-            Slot::ALL.iter().map(|&slot| self.operator(block, slot).flops(d, tokens).total()).sum();
-        operators + 2 * d * 6 * d
-    }
-
-    /// Multiply-adds ×2 of a pair's merge for one image.
-    pub fn merge_flops(&self) -> usize {
-        2 * self.dit.tokens() * 2 * self.dit.hidden * self.dit.hidden
-    }
-
-    /// Cost of every operator in a slot kind, over all blocks.
-    pub fn operator_flops(&self, slot: Slot) -> Flops {
-        (0..self.dit.depth).map(|b| self.operator(b, slot).flops(self.dit.hidden, self.dit.tokens())).fold(
-            Flops::default(),
-            |a, b| Flops { operator: a.operator + b.operator, features: a.features + b.features },
-        )
-    }
-}
-
-/// Gives the model's number of heads or tokens to operators that leave theirs open.
-fn fill_in(operator: &mut OperatorConfig, model: &DitConfig) {
-    let (open, value) = match operator {
-        OperatorConfig::Attention(AttentionConfig { heads })
-        | OperatorConfig::SlidingWindow(SlidingWindowConfig { heads, .. })
-        | OperatorConfig::Neighborhood(NeighborhoodConfig { heads, .. })
-        | OperatorConfig::LinearAttention(LinearAttentionConfig { heads, .. }) => (heads, model.heads),
-        OperatorConfig::MlpHyenaX(MlpHyenaXConfig { tokens, .. }) => (tokens, model.tokens()),
-        _ => return,
-    };
-    if *open == 0 {
-        *open = value;
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Architecture;
 
     #[test]
     fn preset_sizes_are_the_published_counts() {
@@ -326,6 +340,10 @@ mod tests {
             ("dit-l-2-256", 458_102_816 - 256 * 1024),
             ("dit-b-2-256", 130_512_416 - 256 * 768),
             ("dit-s-2-256", 32_963_360 - 256 * 384),
+            ("pixart-sigma-1024", 610_856_096),
+            ("pixart-sigma-2048", 610_856_096),
+            // Two networks of 256 → 384 → 384 beside Σ's.
+            ("pixart-alpha-1024", 610_856_096 + 2 * (257 * 384 + 385 * 384)),
         ] {
             assert_eq!(
                 Architecture::native(DitConfig::preset(name).unwrap()).parameters(),
@@ -337,57 +355,51 @@ mod tests {
 
     #[test]
     fn unknown_presets_are_refused() {
-        for name in ["dit-xl-2", "dit-xxl-2-256", "dit-xl-3-256", "dit-xl-2-250", "dit-xl-2-x"] {
+        for name in [
+            "dit-xl-2",
+            "dit-xxl-2-256",
+            "dit-xl-3-256",
+            "dit-xl-2-250",
+            "dit-xl-2-x",
+            "pixart-sigma",
+            "pixart-alpha-2048",
+            "pixart-beta-512",
+        ] {
             assert!(DitConfig::preset(name).is_err(), "{name}");
         }
     }
 
     #[test]
-    fn overlapping_and_misplaced_grafts_are_refused() {
-        let model = Architecture::native(DitConfig::preset("dit-s-2-256").unwrap());
-        let mlp = Replacement {
-            block: 3,
-            slot: Slot::Mlp,
-            operator: OperatorConfig::Mlp(MlpConfig { ratio: 3.0 }),
+    fn both_families_are_written_and_read() {
+        for preset in ["dit-s-2-256", "pixart-sigma-2048", "pixart-alpha-1024"] {
+            let sizes = DitConfig::preset(preset).unwrap();
+            let text = serde_json::to_string(&sizes).unwrap();
+            assert_eq!(serde_json::from_str::<DitConfig>(&text).unwrap(), sizes, "{text}");
+        }
+        let dit = serde_json::to_string(&DitConfig::preset("dit-s-2-256").unwrap()).unwrap();
+        assert!(!dit.contains("text"), "older programs refuse fields that they do not know");
+        let refused = |text: &str| serde_json::from_str::<DitConfig>(text).unwrap_err().to_string();
+        assert!(
+            refused(&dit.replace("\"num_classes\":1000,", "").replace("\"null_class\":true,", ""))
+                .contains("text")
+        );
+        let both = dit.replace("\"patch\"", "\"text\":{\"width\":8},\"patch\"");
+        assert!(refused(&both).contains("num_classes"));
+        assert!(refused(&both.replace("width", "depth")).contains("depth"));
+    }
+
+    #[test]
+    fn impossible_text_settings_are_refused() {
+        let sizes = DitConfig::preset("pixart-sigma-512").unwrap();
+        let refused = |edit: &dyn Fn(&mut TextConfig)| {
+            let mut sizes = DitConfig { hidden: 64, ..sizes.clone() };
+            let Conditions::Text(text) = &mut sizes.conditions else { unreachable!("PixArt reads text") };
+            edit(text);
+            sizes.check().unwrap_err().to_string()
         };
-        assert!(model.with_grafts(vec![mlp.clone(), mlp.clone()]).unwrap_err().to_string().contains("twice"));
-        let far = Replacement { block: 12, ..mlp.clone() };
-        assert!(model.with_grafts(vec![far]).unwrap_err().to_string().contains("12 blocks"));
-        let wrong = Replacement { slot: Slot::Attention, ..mlp };
-        assert!(model.with_grafts(vec![wrong]).is_err());
-    }
-
-    #[test]
-    fn pairs_add_the_published_parameters() {
-        let model = Architecture::native(DitConfig::preset("dit-xl-2-256").unwrap());
-        let pairs = (0..14).map(|j| [2 * j, 2 * j + 1]).collect();
-        let wide = model.with_pairs(pairs).unwrap();
-        // The published count holds the position table, ours does not.
-        assert_eq!(wide.parameters(), 712_304_672 - 256 * 1152);
-        assert_eq!(wide.flops() - model.flops(), 14 * 2 * 256 * 2304 * 1152);
-    }
-
-    #[test]
-    fn impossible_pairs_are_refused() {
-        let model = Architecture::native(DitConfig::preset("dit-s-2-256").unwrap());
-        let refused = |pairs: &[[usize; 2]]| model.with_pairs(pairs.to_vec()).unwrap_err().to_string();
-        assert!(refused(&[[0, 2]]).contains("consecutive"));
-        assert!(refused(&[[3, 2]]).contains("consecutive"));
-        assert!(refused(&[[11, 12]]).contains("12 blocks, 0 to 11"));
-        assert!(refused(&[[4, 5], [3, 4]]).contains("block 4 is in two pairs"));
-        assert!(refused(&[[4, 5], [4, 5]]).contains("block 4 is in two pairs"));
-    }
-
-    #[test]
-    fn headers_from_before_pairs_are_read() {
-        let model = Architecture::native(DitConfig::preset("dit-s-2-256").unwrap());
-        let text = serde_json::to_string(&model).unwrap();
-        assert!(!text.contains("pairs"), "older programs refuse fields that they do not know");
-        assert_eq!(serde_json::from_str::<Architecture>(&text).unwrap(), model);
-        let paired = model.with_pairs(vec![[2, 3]]).unwrap();
-        let text = serde_json::to_string(&paired).unwrap();
-        assert_eq!(serde_json::from_str::<Architecture>(&text).unwrap(), paired);
-        let unknown = text.replace("\"pairs\"", "\"triples\"");
-        assert!(serde_json::from_str::<Architecture>(&unknown).unwrap_err().to_string().contains("triples"));
+        assert!(refused(&|text| text.width = 0).contains("text.width"));
+        assert!(refused(&|text| text.interpolation = 0.0).contains("text.interpolation"));
+        assert!(refused(&|text| text.size_conditions = true).contains("3 divides, found 64"));
+        assert!(sizes.classes().unwrap_err().to_string().contains("scion generate"));
     }
 }

@@ -2,11 +2,11 @@ use burn::Tensor;
 use burn::module::{Module, Param};
 use burn::tensor::TensorData;
 use burn::tensor::activation::silu;
+use scion_kernels::linear::Activation;
 
+use super::architecture::FREQUENCIES;
+use super::config::{Conditions, DitConfig};
 use crate::operator::{Init, Linear, Scheme};
-
-/// Width of the sinusoidal timestep features.
-const FREQUENCIES: usize = 256;
 
 /// Cuts an image into patches and embeds each as a token, row by row.
 #[derive(Module, Debug)]
@@ -52,7 +52,7 @@ impl TimestepEmbedder {
         }
     }
 
-    /// Timesteps (original indices, fractions allowed) → [N, D].
+    /// N timesteps (original indices, fractions allowed), or other numbers → [N, D].
     pub fn forward(&self, t: &[f32]) -> Tensor<2> {
         let device = self.mlp[0].weight.val().device();
         let half = FREQUENCIES / 2;
@@ -69,6 +69,56 @@ impl TimestepEmbedder {
             .collect();
         let features = Tensor::<2>::from_data(TensorData::new(features, [t.len(), FREQUENCIES]), &device);
         self.mlp[1].forward(silu(self.mlp[0].forward(features)))
+    }
+}
+
+/// What embeds a model's conditions.
+#[derive(Module, Debug)]
+pub enum ConditionEmbedder {
+    /// Classes.
+    Labels(LabelEmbedder),
+    /// Prompts.
+    Captions(CaptionEmbedder),
+}
+
+impl ConditionEmbedder {
+    /// What the sizes ask for.
+    pub fn new(sizes: &DitConfig, init: &mut Init) -> Self {
+        match &sizes.conditions {
+            Conditions::Classes { count, null } => {
+                Self::Labels(LabelEmbedder::new(count + usize::from(*null), sizes.hidden, init))
+            }
+            Conditions::Text(text) => Self::Captions(CaptionEmbedder::new(text.width, sizes.hidden, init)),
+        }
+    }
+}
+
+/// Projects the text encoder's tokens to the model's width.
+#[derive(Module, Debug)]
+pub struct CaptionEmbedder {
+    /// `fc2(gelu(fc1(·)))`
+    pub y_proj: Projector,
+}
+
+/// Two linear layers with tanh-GELU between them, from one width to another.
+#[derive(Module, Debug)]
+pub struct Projector {
+    /// [D, width]
+    pub fc1: Linear,
+    /// [D, D]
+    pub fc2: Linear,
+}
+
+impl CaptionEmbedder {
+    /// N(0, 0.02²), as the original.
+    pub fn new(width: usize, hidden: usize, init: &mut Init) -> Self {
+        let fc1 = Linear::new(width, hidden, Scheme::Embedder, init);
+        Self { y_proj: Projector { fc1, fc2: Linear::new(hidden, hidden, Scheme::Embedder, init) } }
+    }
+
+    /// [N, L, width] → [N, L, D].
+    pub fn forward(&self, text: Tensor<3>) -> Tensor<3> {
+        self.y_proj.fc2.forward(self.y_proj.fc1.activated(text, Activation::GeluTanh))
     }
 }
 

@@ -4,8 +4,11 @@ use std::path::Path;
 
 use burn::tensor::Device;
 
-use super::{Architecture, Dit, DitConfig, native_shape, parameters};
-use crate::checkpoint::{Checkpoint, DitShape, Layout, Precision, TensorSource, write_scion};
+use super::{Architecture, Conditions, Dit, DitConfig, TextConfig, native_shape, parameters};
+use crate::checkpoint::{
+    Checkpoint, DitShape, Layout, PixartShape, Precision, TensorSource, write_diffusers,
+    write_diffusers_pixart, write_dit, write_scion,
+};
 use crate::error::{Error, Result};
 use crate::model::apply_weights;
 use crate::operator::{Init, Operator, OperatorConfig};
@@ -46,7 +49,7 @@ pub fn save_scion_as(
 /// The architecture of an opened checkpoint: from a Scion file's header, else from the shapes.
 ///
 /// # Errors
-/// When the header is damaged, the shapes are not those of a DiT, or nothing tells the head count.
+/// When the header is damaged, the shapes are not those of a DiT or PixArt, or nothing tells the head count.
 pub fn architecture_of(file: &Checkpoint, heads: Option<usize>) -> Result<Architecture> {
     if file.layout() == Layout::Scion {
         let json = file
@@ -67,18 +70,28 @@ pub fn architecture_of(file: &Checkpoint, heads: Option<usize>) -> Result<Archit
         let edited = |()| Architecture::native(dit.clone()).with_grafts(grafts)?.with_pairs(pairs);
         return dit.check().and_then(edited).map_err(|e| damaged(e.to_string()));
     }
+    let sizes = if file.is_pixart() { pixart_sizes(file, heads)? } else { dit_sizes(file, heads)? };
+    sizes.check()?;
+    Ok(Architecture::native(sizes))
+}
+
+/// What a file does not tell.
+fn untold(file: &Checkpoint, what: &str) -> Error {
+    Error::Usage(format!("{}: nothing tells {what}", file.path().display()))
+}
+
+fn told_heads(file: &Checkpoint, given: Option<usize>, told: Option<usize>, hidden: usize) -> Result<usize> {
+    let what = format!("the number of attention heads at width {hidden}; give --heads");
+    given.or(told).ok_or_else(|| untold(file, &what))
+}
+
+const IMAGE_SIZE: &str = "the image size of this model";
+
+fn dit_sizes(file: &Checkpoint, heads: Option<usize>) -> Result<DitConfig> {
     let shape = file.infer_dit()?;
-    let heads = heads.or(shape.heads).ok_or_else(|| {
-        Error::Usage(format!(
-            "{}: nothing tells the number of attention heads at width {}; give --heads",
-            file.path().display(),
-            shape.hidden
-        ))
-    })?;
-    let tokens = shape.tokens.ok_or_else(|| {
-        Error::Usage(format!("{}: nothing tells the image size of this model", file.path().display()))
-    })?;
-    let dit = DitConfig {
+    let heads = told_heads(file, heads, shape.heads, shape.hidden)?;
+    let tokens = shape.tokens.ok_or_else(|| untold(file, IMAGE_SIZE))?;
+    Ok(DitConfig {
         input_size: (tokens as f64).sqrt().round() as usize * shape.patch,
         patch: shape.patch,
         in_channels: shape.in_channels,
@@ -86,27 +99,81 @@ pub fn architecture_of(file: &Checkpoint, heads: Option<usize>) -> Result<Archit
         depth: shape.depth,
         heads,
         mlp_ratio: shape.mlp_ratio,
-        num_classes: shape.num_classes,
-        null_class: shape.label_dropout,
         learn_sigma: shape.learn_sigma(),
-    };
-    dit.check()?;
-    Ok(Architecture::native(dit))
+        conditions: Conditions::Classes { count: shape.num_classes, null: shape.label_dropout },
+    })
 }
 
-impl From<&DitConfig> for DitShape {
-    fn from(dit: &DitConfig) -> Self {
-        Self {
-            hidden: dit.hidden,
-            depth: dit.depth,
-            heads: Some(dit.heads),
-            patch: dit.patch,
-            in_channels: dit.in_channels,
-            out_channels: dit.out_channels(),
-            num_classes: dit.num_classes,
-            label_dropout: dit.null_class,
-            mlp_ratio: dit.mlp_ratio,
-            tokens: Some(dit.tokens()),
+fn pixart_sizes(file: &Checkpoint, heads: Option<usize>) -> Result<DitConfig> {
+    let shape = file.infer_pixart()?;
+    let heads = told_heads(file, heads, shape.heads, shape.hidden)?;
+    let input_size = shape.input_size.ok_or_else(|| untold(file, IMAGE_SIZE))?;
+    Ok(DitConfig {
+        input_size,
+        patch: shape.patch,
+        in_channels: shape.in_channels,
+        hidden: shape.hidden,
+        depth: shape.depth,
+        heads,
+        mlp_ratio: shape.mlp_ratio,
+        learn_sigma: shape.out_channels == 2 * shape.in_channels,
+        conditions: Conditions::Text(TextConfig {
+            width: shape.text_width,
+            // Σ's; α's models of 1024 pixels are the ones that are told sizes.
+            tokens: shape.text_tokens.unwrap_or(if shape.size_conditions { 120 } else { 300 }),
+            // All published models have one unit of it for 512 pixels.
+            interpolation: shape.interpolation.unwrap_or(input_size as f64 / 64.0),
+            size_conditions: shape.size_conditions,
+        }),
+    })
+}
+
+/// Writes the original layout: PyTorch's when the name ends in `.pt` or `.pth`, else safetensors.
+///
+/// # Errors
+/// When the file cannot be written, or a value does not fit the precision.
+pub fn save_original(model: &Dit, sizes: &DitConfig, precision: Precision, path: &Path) -> Result<()> {
+    write_dit(path, &tensor_sources(model, sizes.patch), precision)
+}
+
+/// Writes a folder as diffusers does.
+///
+/// # Errors
+/// When diffusers' class cannot express the model, the folder cannot be written, or a value does not fit the precision.
+pub fn save_diffusers(model: &Dit, sizes: &DitConfig, precision: Precision, folder: &Path) -> Result<()> {
+    let tensors = tensor_sources(model, sizes.patch);
+    match &sizes.conditions {
+        Conditions::Classes { count, null } => {
+            let shape = DitShape {
+                hidden: sizes.hidden,
+                depth: sizes.depth,
+                heads: Some(sizes.heads),
+                patch: sizes.patch,
+                in_channels: sizes.in_channels,
+                out_channels: sizes.out_channels(),
+                num_classes: *count,
+                label_dropout: *null,
+                mlp_ratio: sizes.mlp_ratio,
+                tokens: Some(sizes.tokens()),
+            };
+            write_diffusers(folder, &tensors, &shape, precision)
+        }
+        Conditions::Text(text) => {
+            let shape = PixartShape {
+                hidden: sizes.hidden,
+                depth: sizes.depth,
+                heads: Some(sizes.heads),
+                patch: sizes.patch,
+                in_channels: sizes.in_channels,
+                out_channels: sizes.out_channels(),
+                mlp_ratio: sizes.mlp_ratio,
+                text_width: text.width,
+                text_tokens: Some(text.tokens),
+                size_conditions: text.size_conditions,
+                input_size: Some(sizes.input_size),
+                interpolation: Some(text.interpolation),
+            };
+            write_diffusers_pixart(folder, &tensors, &shape, precision)
         }
     }
 }

@@ -1,8 +1,12 @@
-//! The class-conditional diffusion transformer (DiT, Peebles & Xie 2023) with replaceable operators.
+//! Diffusion transformers with replaceable operators: DiT (Peebles & Xie 2023), which is conditioned on a class, and
+//! PixArt-α and -Σ (Chen et al. 2023, 2024), which are conditioned on a prompt.
 
+mod architecture;
 mod block;
 mod checkpointed;
+mod conditioning;
 mod config;
+mod cross_attention;
 mod dit;
 mod embed;
 mod file;
@@ -10,12 +14,16 @@ mod pair;
 mod parameters;
 mod part;
 
-pub use block::{Block, Seen, Tap};
+pub use architecture::{Architecture, Replacement};
+pub use block::{Block, Modulation, Seen, Tap};
 pub use checkpointed::Checkpointed;
-pub use config::{Architecture, DitConfig, PRESETS, Replacement};
+pub use conditioning::{Context, Given, NULL_PROMPT, Prompts, Text};
+pub use config::{Conditions, DitConfig, PRESETS, TextConfig};
+pub use cross_attention::CrossAttention;
 pub use dit::Dit;
 pub use file::{
-    architecture_of, load, load_operator, operator_tensors, save_scion, save_scion_as, tensor_sources,
+    architecture_of, load, load_operator, operator_tensors, save_diffusers, save_original, save_scion,
+    save_scion_as, tensor_sources,
 };
 pub use pair::{MergeInit, Pair};
 pub(crate) use parameters::Path;

@@ -3,6 +3,7 @@ use burn::module::Module;
 use serde::{Deserialize, Serialize};
 
 use super::block::{Block, Tap};
+use super::conditioning::Context;
 use crate::operator::Linear;
 
 /// How the merge of a new pair starts; its bias starts at zero unless it is drawn.
@@ -52,9 +53,9 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Tokens `x` [N, T, D] under conditioning `c` = SiLU(t + y) [N, D] → [N, T, D].
-    pub fn forward(&self, x: Tensor<3>, c: &Tensor<2>) -> Tensor<3> {
-        Layer::Pair(0, [&self.first, &self.second], &self.merge).forward(x, c, &mut |_| {})
+    /// Tokens `x` [N, T, D] in a context → [N, T, D].
+    pub fn forward(&self, x: Tensor<3>, context: &Context) -> Tensor<3> {
+        Layer::Pair(0, [&self.first, &self.second], &self.merge).forward(x, context, &mut |_| {})
     }
 }
 
@@ -83,16 +84,16 @@ impl Layer<'_> {
         }
     }
 
-    /// Tokens `x` [N, T, D] under conditioning `c` = SiLU(t + y) [N, D] → [N, T, D].
+    /// Tokens `x` [N, T, D] in a context → [N, T, D].
     ///
     /// Of blocks a and b side by side: `x + W·[a(x) − x ; b(x) − x] + bias`.
-    pub fn forward(&self, x: Tensor<3>, c: &Tensor<2>, tap: &mut Tap) -> Tensor<3> {
+    pub fn forward(&self, x: Tensor<3>, context: &Context, tap: &mut Tap) -> Tensor<3> {
         match *self {
-            Self::Block(index, block) => block.forward(index, x, c, tap),
+            Self::Block(index, block) => block.forward(index, x, context, tap),
             Self::Pair(index, [first, second], merge) => {
                 let updates = vec![
-                    first.forward(index, x.clone(), c, tap) - x.clone(),
-                    second.forward(index + 1, x.clone(), c, tap) - x.clone(),
+                    first.forward(index, x.clone(), context, tap) - x.clone(),
+                    second.forward(index + 1, x.clone(), context, tap) - x.clone(),
                 ];
                 x + merge.forward(Tensor::cat(updates, 2)) // [N, T, 2·D] → [N, T, D]
             }

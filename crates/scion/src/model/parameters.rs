@@ -35,6 +35,7 @@ impl Path {
         let original = |level| match level {
             // The original keeps SiLU inside the sequences it counts.
             "ada_ln" => "adaLN_modulation.1",
+            "t_block" => "t_block.1",
             "wqkv" => "Wqkv",
             "a_log" => "A_log",
             "skip" => "D",
@@ -43,7 +44,12 @@ impl Path {
         let levels: Vec<&str> =
             self.0.iter().map(String::as_str).filter(|l| !l.is_empty()).map(original).collect();
         let name = levels.join(".");
-        name.replace("t_embedder.mlp.1.", "t_embedder.mlp.2.")
+        // A modulation that is a table has a name of its own.
+        let name = match name.strip_suffix("adaLN_modulation.1") {
+            Some(owner) => format!("{owner}scale_shift_table"),
+            None => name,
+        };
+        name.replace("_embedder.mlp.1.", "_embedder.mlp.2.")
             // Adapters as PEFT calls them; Burn's product is a·b, LoRA's is B·A.
             .replace("weight.lora.a", "lora_B.weight")
             .replace("weight.lora.b", "lora_A.weight")

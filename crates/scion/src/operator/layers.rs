@@ -43,7 +43,7 @@ impl Linear {
     }
 
     /// [`Linear::forward`] and an activation.
-    pub(super) fn activated<const D: usize>(&self, x: Tensor<D>, activation: Activation) -> Tensor<D> {
+    pub(crate) fn activated<const D: usize>(&self, x: Tensor<D>, activation: Activation) -> Tensor<D> {
         apply(&self.weight, self.bias.val(), x, activation)
     }
 

@@ -71,7 +71,7 @@ fn read(file: &Checkpoint, heads: Option<usize>, sizes: Option<&DitConfig>) -> R
     let Some(sizes) = sizes.filter(|_| file.layout() != Layout::Scion) else {
         return architecture_of(file, heads);
     };
-    let hidden = file.infer_dit()?.hidden;
+    let (hidden, ..) = file.patches()?;
     if hidden != sizes.hidden {
         return Err(other_sizes(file, &format!("hidden {hidden} instead of {}", sizes.hidden)));
     }

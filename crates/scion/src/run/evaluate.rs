@@ -6,14 +6,14 @@ use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
 use super::folder::TEACHER;
-use super::{Progress, RunFolder, remove_parts, sample_in_parts};
+use super::{Canvas, Progress, RunFolder, remove_parts, sample_in_parts};
 use crate::atomic;
 use crate::classifier::{Classifier, FEATURES};
 use crate::config::Recipe;
 use crate::data::image_io::{GridOptions, grid, save_png};
 use crate::data::loader::spread;
 use crate::data::samples::{read_samples, write_samples};
-use crate::data::{ImageShape, Split, embedded, to_unit};
+use crate::data::{DrawnLatents, ImageShape, Split, embedded, to_unit};
 use crate::error::{Error, Result};
 use crate::metrics::{
     Accuracy, Features, Gaussian, JackknifeOptions, KidOptions, Sampled, frechet_with_error, kernel_distance,
@@ -124,44 +124,69 @@ pub(super) fn labels(count: usize, classes: usize) -> Vec<usize> {
     (0..count).map(|i| i % classes).collect()
 }
 
-/// A model's evaluation images in bytes, drawn unless the run folder holds them already; also draws its grid.
+/// A model's evaluation images in bytes, drawn unless the run folder holds them already; also draws its grid. Latents that
+/// nothing decodes are only kept.
 pub(super) fn evaluation_samples(
     recipe: &Recipe,
     name: ModelName,
     model: &Dit,
     sizes: &DitConfig,
+    canvas: &Canvas,
     folder: &RunFolder,
     quiet: bool,
 ) -> Result<Vec<u8>> {
     let samples = folder.path(SAMPLES);
     fs::create_dir_all(&samples).map_err(|e| Error::io("create the folder", &samples, e))?;
-    let file = samples.join(format!("{}.npz", name.id()));
+    let latents = matches!(canvas, Canvas::Latents(_));
+    let file = samples.join(format!("{}.{}", name.id(), if latents { "safetensors" } else { "npz" }));
     let parts = samples.join(format!("{}.parts", name.id()));
     if file.exists() {
         remove_parts(&parts)?;
+        if latents {
+            return Ok(Vec::new());
+        }
         let set = read_samples(&file)?;
         return Ok(set.as_bytes().unwrap_or_default().to_vec());
     }
-    let labels = labels(recipe.sample.count, sizes.num_classes);
+    let labels = labels(recipe.sample.count, sizes.classes()?);
     let mut progress = Progress::new(&format!("sample {}", name.id()), labels.len() as u64, 0, quiet);
     let mut done = 0;
-    let pixels = sample_in_parts(model, sizes, &recipe.sample, recipe.seed, &labels, 0, &parts, |count| {
+    let on_images = |count: usize| {
         done += count as u64;
         progress.set(done, "");
-    })?;
-    let shape = ImageShape { channels: sizes.in_channels, height: sizes.input_size, width: sizes.input_size };
-    // One row a class, the same noise in the same place for every model.
-    let columns = recipe.evaluate.grid_columns.min(labels.len() / sizes.num_classes).max(1);
-    let rows: Vec<u8> = (0..sizes.num_classes.min(labels.len()))
-        .flat_map(|class| (0..columns).map(move |column| column * sizes.num_classes + class))
-        .filter(|&i| i < labels.len())
-        .flat_map(|i| pixels[i * shape.len()..(i + 1) * shape.len()].to_vec())
-        .collect();
-    let raster = grid(&rows, shape, &GridOptions { scale: 2, ..GridOptions::new(columns) })?;
-    save_png(&samples.join(format!("{}.png", name.id())), &raster)?;
+    };
+    let (sampling, seed) = (&recipe.sample, recipe.seed);
+    let pixels = sample_in_parts(model, sizes, sampling, seed, &labels, 0, canvas, &parts, on_images)?;
+    let shape = canvas.shape();
+    if latents {
+        DrawnLatents::write(&file, &pixels, shape, &labels)?;
+        remove_parts(&parts)?;
+        return Ok(Vec::new());
+    }
+    save_grid(recipe, sizes, &pixels, shape, &samples.join(format!("{}.png", name.id())))?;
     write_samples(&file, &pixels, shape, Some(&labels))?;
     remove_parts(&parts)?;
     Ok(pixels)
+}
+
+/// Draws a model's grid.
+fn save_grid(
+    recipe: &Recipe,
+    sizes: &DitConfig,
+    pixels: &[u8],
+    shape: ImageShape,
+    file: &Path,
+) -> Result<()> {
+    let (count, classes) = (recipe.sample.count, sizes.classes()?);
+    // One row a class, the same noise in the same place for every model.
+    let columns = recipe.evaluate.grid_columns.min(count / classes).max(1);
+    let rows: Vec<u8> = (0..classes.min(count))
+        .flat_map(|class| (0..columns).map(move |column| column * classes + class))
+        .filter(|&i| i < count)
+        .flat_map(|i| pixels[i * shape.len()..(i + 1) * shape.len()].to_vec())
+        .collect();
+    let raster = grid(&rows, shape, &GridOptions { scale: 2, ..GridOptions::new(columns) })?;
+    save_png(file, &raster)
 }
 
 /// Whether two recipes have their teacher draw the same images, as far as they tell.

@@ -50,8 +50,9 @@ pub(crate) const TEACHER: &str = "teacher.sha256";
 /// Where a run keeps the embedded teacher.
 pub(super) const UNPACKED_TEACHER: &str = "teacher.safetensors";
 
-/// Where a run keeps the images that its teacher drew, and those drawn so far.
+/// Where a run keeps the images or latents that its teacher drew, and those drawn so far.
 pub(super) const TEACHER_IMAGES: &str = "teacher-images.npz";
+pub(super) const TEACHER_LATENTS: &str = "teacher-latents.safetensors";
 pub(super) const TEACHER_IMAGE_PARTS: &str = "teacher-images.parts";
 
 impl RunFolder {
@@ -289,7 +290,7 @@ fn has_work(root: &Path) -> Result<bool> {
         let name = entry.file_name().to_string_lossy().into_owned();
         let file = [".safetensors", ".act", ".html"].iter().any(|end| name.ends_with(end));
         let line = name == LOG && entry.metadata().map_err(io)?.len() > 0;
-        let images = [TEACHER_IMAGES, TEACHER_IMAGE_PARTS].contains(&&*name);
+        let images = [TEACHER_IMAGES, TEACHER_LATENTS, TEACHER_IMAGE_PARTS].contains(&&*name);
         if line || images || (file && name != UNPACKED_TEACHER) {
             return Ok(true);
         }

@@ -76,7 +76,8 @@ mod tests {
     use super::*;
     use crate::config::{GraftConfig, InitConfig};
     use crate::model::{
-        Architecture, DitConfig, MergeInit, Part, load, parameters, tensor_sources, update_parameters,
+        Architecture, Conditions, DitConfig, MergeInit, Part, load, parameters, tensor_sources,
+        update_parameters,
     };
     use crate::operator::{HyenaXConfig, OperatorConfig};
     use crate::plan::{BlockSelection, DropConfig, PairSelection, ParallelPairsConfig, RestructureConfig};
@@ -91,9 +92,8 @@ mod tests {
             depth: 6,
             heads: 2,
             mlp_ratio: 2.0,
-            num_classes: 3,
-            null_class: true,
             learn_sigma: true,
+            conditions: Conditions::Classes { count: 3, null: true },
         };
         let architecture = Architecture::native(dit);
         let mut init = Init::new(7, 0, &Device::flex());
@@ -142,7 +142,7 @@ mod tests {
         for block in [1, 4, 5] {
             tokens = teacher.blocks()[block].forward(block, tokens, &c, &mut |_| {});
         }
-        let expected = teacher.head(tokens, c).into_data();
+        let expected = teacher.head(tokens, &c, [2, 2]).into_data();
         assert_eq!(student.forward(images(), &T, &Y).into_data(), expected);
         assert_ne!(teacher.forward(images(), &T, &Y).into_data(), expected);
     }

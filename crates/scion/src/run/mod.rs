@@ -1,5 +1,6 @@
 //! Runs: a folder, the stages that fill it, and how an interrupted one goes on.
 
+mod canvas;
 mod evaluate;
 mod events;
 mod folder;
@@ -17,6 +18,7 @@ mod stage1;
 mod teacher;
 mod watch;
 
+pub use canvas::Canvas;
 pub use evaluate::{Judge, Scores};
 pub use folder::RunFolder;
 pub use locality::Locality;
@@ -34,6 +36,7 @@ pub(crate) use evaluate::same_teacher_images;
 pub(crate) use folder::TEACHER;
 pub(crate) use graft::with_fresh_parts;
 pub(crate) use results::{cpu_name, kebab, peak_memory, reset_peak_memory};
+pub(crate) use sample::{Template, draw};
 pub(crate) use watch::{Glimpse, watch};
 
 /// The recipe of `scion quickstart`.

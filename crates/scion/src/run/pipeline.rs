@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use burn::tensor::Device;
 
+use super::canvas::Canvas;
 use super::evaluate::{Judge, Scores, adopt_teacher_samples, evaluation_samples, labels, latencies};
 use super::folder::RunFolder;
 use super::graft::with_fresh_parts;
@@ -110,12 +111,15 @@ struct Job<'a> {
     /// What stage 1 trains, in the teacher's numbers; nothing where the recipe has no stage 1.
     sites: Vec<Site>,
     untrained: Dit,
+    /// What becomes of drawn images.
+    canvas: Canvas,
 }
 
 impl<'a> Job<'a> {
     fn open(recipe: &'a Recipe, folder: &mut RunFolder, until: Until, quiet: bool) -> Result<Self> {
         let device = Device::flex();
         let (file, architecture) = open_teacher(&recipe.model, folder)?;
+        let canvas = Canvas::of_run(recipe, &architecture.dit)?;
         // Mistakes are found before the weights are read, unless they choose the blocks.
         if !plan::needs_locality(&recipe.grafts) {
             checked_plan(recipe, &architecture, &recipe.grafts, until)?;
@@ -127,7 +131,7 @@ impl<'a> Job<'a> {
         let sites = if recipe.distill.is_some() { plan.trained_sites() } else { Vec::new() };
         let inputs = inheritance(recipe, &teacher.model, &plan, folder, quiet)?;
         let untrained = with_fresh_parts(&teacher.model, &plan, recipe.seed, &inputs)?;
-        Ok(Self { recipe, quiet, device, teacher, plan, locality, sites, untrained })
+        Ok(Self { recipe, quiet, device, teacher, plan, locality, sites, untrained, canvas })
     }
 
     /// The edited model with regressed parts; as it is where there is nothing to train.
@@ -197,14 +201,29 @@ impl<'a> Job<'a> {
         models.retain(|(name, _)| *name != ModelName::Stage1 || !self.sites.is_empty());
         models.retain(|(name, _)| evaluate.models.contains(name));
         let sizes = &self.teacher.architecture.dit;
+        if matches!(self.canvas, Canvas::Latents(_)) {
+            tracing::warn!(
+                "the model makes latents of {} channels: its samples are kept as such, and the report has no pictures; \
+                 model.vae = \"FOLDER\" in the recipe decodes them",
+                sizes.in_channels
+            );
+        }
         let clock = folder.start_stage("samples")?;
         let mut pixels = Vec::new();
         for &(name, model) in &models {
-            pixels.push(evaluation_samples(self.recipe, name, model, sizes, folder, self.quiet)?);
+            pixels.push(evaluation_samples(
+                self.recipe,
+                name,
+                model,
+                sizes,
+                &self.canvas,
+                folder,
+                self.quiet,
+            )?);
         }
         folder.note_stage(&clock)?;
         let clock = folder.start_stage("evaluation")?;
-        let classes = labels(self.recipe.sample.count, sizes.num_classes);
+        let classes = labels(self.recipe.sample.count, sizes.classes()?);
         let judge = self.judged().then(|| Judge::new(&self.device, self.recipe.seed)).transpose()?;
         let score = |pixels: &Vec<u8>| judge.as_ref().map(|j| j.score(pixels, Some(&classes))).transpose();
         let scores = pixels.iter().map(score).collect::<Result<Vec<Option<Scores>>>>()?;
@@ -241,10 +260,10 @@ impl<'a> Job<'a> {
         let sizes = &self.teacher.architecture.dit;
         let fashion = match self.recipe.data.source {
             DataSource::Embedded | DataSource::FashionMnist => true,
-            DataSource::ImageFolder => false,
+            DataSource::ImageFolder | DataSource::Latents => false,
             DataSource::Teacher => self.recipe.model.checkpoint.as_deref() == Some(EMBEDDED_NAME),
         };
-        fashion && (sizes.in_channels, sizes.input_size, sizes.num_classes) == (1, 28, 10)
+        fashion && (sizes.in_channels, sizes.input_size, sizes.classes().ok()) == (1, 28, Some(10))
     }
 
     fn reload(&self, file: &Path) -> Result<Dit> {

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use scion_kernels::PackedWeights;
 
+use super::Canvas;
 use crate::atomic;
 use crate::config::SampleConfig;
-use crate::data::from_unit;
 use crate::diffusion::{Guidance, NoiseStream, Sampling, Step, sample_loop};
 use crate::error::{Error, Result};
 use crate::model::{Dit, DitConfig};
@@ -28,11 +28,11 @@ pub fn sample_images(
     on_images: impl FnMut(usize),
 ) -> Result<Vec<f32>> {
     let predict = |x: &[f32], t: &[f32], y: &[usize]| model.predict(x, t, y);
-    draw(predict, sizes, config, seed, labels, first, on_images, |_| Ok(()))
+    draw(predict, sizes.into(), config, seed, labels, first, on_images, |_| Ok(()))
 }
 
-/// The first images of [`sample_images`] on their way: what they are after every step, from noise to images, in bytes,
-/// [step][N, C, H, W].
+/// The first images of [`sample_images`] on their way: what they are after every step, from noise to images, in the bytes
+/// that `canvas` makes of them, [step][N, C, H, W].
 ///
 /// # Errors
 /// As [`sample_images`].
@@ -42,6 +42,7 @@ pub fn sample_film(
     config: &SampleConfig,
     seed: u64,
     labels: &[usize],
+    canvas: &Canvas,
 ) -> Result<Vec<Vec<u8>>> {
     let mut frames: Vec<Vec<u8>> = Vec::new();
     let mut start = None;
@@ -49,19 +50,37 @@ pub fn sample_film(
     let on_step = |step: Step<'_>| {
         let frame = *start.get_or_insert(step.index) - step.index;
         frames.resize(frames.len().max(frame + 1), Vec::new());
-        frames[frame].extend(from_unit(step.x));
+        frames[frame].extend(canvas.bytes(step.x)?);
         Ok(())
     };
-    draw(predict, sizes, config, seed, labels, 0, |_| {}, on_step)?;
+    draw(predict, sizes.into(), config, seed, labels, 0, |_| {}, on_step)?;
     Ok(frames)
+}
+
+/// What is drawn: images of one shape.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Template<'a> {
+    /// [C, H, W]
+    pub shape: [usize; 3],
+    /// The label that guidance asks the model for beside an image's own.
+    pub null: Option<usize>,
+    /// x_T of all images, where it is not drawn from the seed.
+    pub noise: Option<&'a [f32]>,
+}
+
+impl From<&DitConfig> for Template<'_> {
+    fn from(sizes: &DitConfig) -> Self {
+        let shape = [sizes.in_channels, sizes.input_size, sizes.input_size];
+        Self { shape, null: sizes.null_label(), noise: None }
+    }
 }
 
 /// [`sample_images`] of a model given as its `predict`, which sees a batch's images, and behind them the same again with the
 /// null class where there is guidance; `on_step` sees every step of every batch.
 #[allow(clippy::too_many_arguments)]
-pub(super) fn draw(
+pub(crate) fn draw(
     mut predict: impl FnMut(&[f32], &[f32], &[usize]) -> Vec<f32>,
-    sizes: &DitConfig,
+    template: Template,
     config: &SampleConfig,
     seed: u64,
     labels: &[usize],
@@ -69,7 +88,7 @@ pub(super) fn draw(
     mut on_images: impl FnMut(usize),
     mut on_step: impl FnMut(Step<'_>) -> Result<()>,
 ) -> Result<Vec<f32>> {
-    if config.cfg != 1.0 && !sizes.null_class {
+    if config.cfg != 1.0 && template.null.is_none() {
         return Err(Error::Usage(format!(
             "guidance of scale {} needs a null class, which this model was not trained with; use a scale of 1",
             config.cfg
@@ -78,18 +97,24 @@ pub(super) fn draw(
     let (schedule, sampler) = config.schedule()?;
     let weights = PackedWeights::default();
     let sampling = Sampling { sampler, clip_denoised: false };
-    let mut images = Vec::with_capacity(labels.len() * sizes.image_len());
+    let len: usize = template.shape.iter().product();
+    let mut images = Vec::with_capacity(labels.len() * len);
     for (batch, labels) in labels.chunks(config.batch).enumerate() {
         let start = first + (batch * config.batch) as u64;
         let mut streams: Vec<NoiseStream> =
             (0..labels.len()).map(|i| NoiseStream::new(seed, start + i as u64)).collect();
-        let mut x_t = vec![0f32; labels.len() * sizes.image_len()];
-        x_t.chunks_exact_mut(sizes.image_len())
-            .zip(&mut streams)
-            .for_each(|(x, stream)| stream.fill_normal(x));
-        let shape = [labels.len(), sizes.in_channels, sizes.input_size, sizes.input_size];
+        let mut x_t = vec![0f32; labels.len() * len];
+        match template.noise {
+            Some(noise) => x_t.copy_from_slice(&noise[batch * config.batch * len..][..labels.len() * len]),
+            None => {
+                let images = x_t.chunks_exact_mut(len).zip(&mut streams);
+                images.for_each(|(x, stream)| stream.fill_normal(x));
+            }
+        }
+        let [channels, height, width] = template.shape;
+        let shape = [labels.len(), channels, height, width];
         let noise = |image: usize, z: &mut [f32]| streams[image].fill_normal(z);
-        let predict = |x: &[f32], t: usize| guided(&mut predict, sizes, config, x, t, labels, shape);
+        let predict = |x: &[f32], t: usize| guided(&mut predict, template.null, config, x, t, labels, shape);
         images.extend(
             weights.scope(|| sample_loop(&schedule, sampling, shape, x_t, noise, predict, &mut on_step))?,
         );
@@ -101,8 +126,8 @@ pub(super) fn draw(
 /// Images whose completion is noted on disk.
 const PART: usize = 256;
 
-/// As [`sample_images`] in bytes, [N, C, H, W], kept in `folder` part by part: called again after an interruption,
-/// it goes on where it stopped. The caller removes the folder once the images are where they belong.
+/// As [`sample_images`] in the bytes that `canvas` makes of them, [N, C, H, W], kept in `folder` part by part: called again
+/// after an interruption, it goes on where it stopped. The caller removes the folder once the images are where they belong.
 ///
 /// # Errors
 /// Those of [`sample_images`], and `Io` when the folder cannot be read or written.
@@ -114,23 +139,24 @@ pub fn sample_in_parts(
     seed: u64,
     labels: &[usize],
     first: u64,
+    canvas: &Canvas,
     folder: &Path,
     mut on_images: impl FnMut(usize),
 ) -> Result<Vec<u8>> {
     fs::create_dir_all(folder).map_err(|e| Error::io("create the folder", folder, e))?;
-    let mut pixels = Vec::with_capacity(labels.len() * sizes.image_len());
+    let mut pixels = Vec::with_capacity(labels.len() * canvas.image_bytes());
     for (number, labels) in labels.chunks(PART).enumerate() {
         let done = number * PART;
         let path = folder.join(format!("{done:06}.u8"));
         match fs::read(&path) {
-            Ok(bytes) if bytes.len() == labels.len() * sizes.image_len() => {
+            Ok(bytes) if bytes.len() == labels.len() * canvas.image_bytes() => {
                 pixels.extend(bytes);
                 on_images(labels.len());
             }
             _ => {
                 let first = first + done as u64;
                 let drawn = sample_images(model, sizes, config, seed, labels, first, &mut on_images)?;
-                let bytes = from_unit(&drawn);
+                let bytes = canvas.bytes(&drawn)?;
                 atomic::write(&path, &bytes)?;
                 pixels.extend(bytes);
             }
@@ -153,18 +179,18 @@ pub fn remove_parts(folder: &Path) -> Result<()> {
 /// The model's output at one timestep, guided where the scale asks for it.
 fn guided(
     predict: &mut impl FnMut(&[f32], &[f32], &[usize]) -> Vec<f32>,
-    sizes: &DitConfig,
+    null: Option<usize>,
     config: &SampleConfig,
     x: &[f32],
     t: usize,
     labels: &[usize],
     shape: [usize; 4],
 ) -> Result<Vec<f32>> {
-    if config.cfg == 1.0 {
+    let Some(null) = null.filter(|_| config.cfg != 1.0) else {
         return Ok(predict(x, &vec![t as f32; labels.len()], labels));
-    }
+    };
     let doubled = [x, x].concat();
-    let null = vec![sizes.num_classes; labels.len()];
+    let null = vec![null; labels.len()];
     let both = predict(&doubled, &vec![t as f32; 2 * labels.len()], &[labels, &null].concat());
     let (conditional, unconditional) = both.split_at(both.len() / 2);
     Guidance { scale: config.cfg as f32, channels: config.guidance }.combine(

@@ -1,13 +1,14 @@
-use std::sync::Arc;
-
 use super::evaluate::labels;
-use super::folder::{TEACHER_IMAGE_PARTS, TEACHER_IMAGES};
-use super::{Progress, RunFolder, remove_parts, sample_in_parts};
+use super::folder::{TEACHER_IMAGE_PARTS, TEACHER_IMAGES, TEACHER_LATENTS};
+use super::{Canvas, Progress, RunFolder, remove_parts, sample_in_parts};
 use crate::config::{DataConfig, DataSource, Recipe};
 use crate::data::fashion_mnist::default_cache;
 use crate::data::loader::stratified_fraction;
 use crate::data::samples::{read_samples, write_samples};
-use crate::data::{FashionMnist, FolderOptions, ImageSet, ImageShape, Split, embedded, open_folder};
+use crate::data::{
+    DrawnLatents, FashionMnist, FolderOptions, ImageSet, ImageShape, LatentSet, Split, TrainingSet, embedded,
+    open_folder,
+};
 use crate::error::{Error, Result};
 use crate::model::{Dit, DitConfig};
 
@@ -15,13 +16,17 @@ use crate::model::{Dit, DitConfig};
 /// that models are judged by.
 const DRAWN: u64 = 1 << 40;
 
-/// The training images that `[data]` names, which must have the model's size, channels and classes; `seed` picks
+/// The training images or latents that `[data]` names, which must have the model's size, channels and classes; `seed` picks
 /// those of a fraction.
 ///
 /// # Errors
 /// When they cannot be found or read, or do not fit the model.
-pub fn training_images(data: &DataConfig, sizes: &DitConfig, seed: u64) -> Result<Arc<ImageSet>> {
-    let set = images(data, sizes, Split::Train)?;
+pub fn training_images(data: &DataConfig, sizes: &DitConfig, seed: u64) -> Result<TrainingSet> {
+    let set: TrainingSet = match (data.source, &data.path) {
+        (DataSource::Latents, Some(path)) => LatentSet::open(path)?.into(),
+        _ => images(data, sizes, Split::Train)?.into(),
+    };
+    check_fit(set.shape(), set.class_names(), sizes)?;
     fraction(set, data, seed)
 }
 
@@ -31,18 +36,20 @@ pub fn training_images(data: &DataConfig, sizes: &DitConfig, seed: u64) -> Resul
 /// # Errors
 /// Those of [`training_images`].
 pub fn held_out_images(data: &DataConfig, sizes: &DitConfig) -> Result<ImageSet> {
-    images(data, sizes, Split::Test)
+    let set = images(data, sizes, Split::Test)?;
+    check_fit(set.shape(), set.class_names(), sizes)?;
+    Ok(set)
 }
 
 fn images(data: &DataConfig, sizes: &DitConfig, split: Split) -> Result<ImageSet> {
-    let set = match (data.source, &data.path) {
-        (DataSource::Embedded, _) => embedded::fashion_mnist(split)?,
-        (DataSource::FashionMnist, Some(path)) => FashionMnist::open(path)?.read(split)?,
+    match (data.source, &data.path) {
+        (DataSource::Embedded, _) => embedded::fashion_mnist(split),
+        (DataSource::FashionMnist, Some(path)) => FashionMnist::open(path)?.read(split),
         (DataSource::FashionMnist, None) => {
             let cache = default_cache().ok_or_else(|| {
                 Error::Usage("data.path is not set, and there is no home folder to keep a download in".into())
             })?;
-            FashionMnist::find_or_download(&cache)?.read(split)?
+            FashionMnist::find_or_download(&cache)?.read(split)
         }
         (DataSource::ImageFolder, Some(path)) => {
             let options = FolderOptions {
@@ -54,19 +61,21 @@ fn images(data: &DataConfig, sizes: &DitConfig, split: Split) -> Result<ImageSet
             if !report.broken.is_empty() {
                 tracing::warn!("{} broken images left out", report.broken.len());
             }
-            set
+            Ok(set)
         }
         (DataSource::ImageFolder, None) => {
-            return Err(Error::Usage("data.source is image-folder, but data.path is not set".into()));
+            Err(Error::Usage("data.source is image-folder, but data.path is not set".into()))
+        }
+        (DataSource::Latents, Some(_)) => {
+            Err(Error::Usage("data.source is latents, which hold no images".into()))
+        }
+        (DataSource::Latents, None) => {
+            Err(Error::Usage("data.source is latents, but data.path is not set".into()))
         }
         (DataSource::Teacher, _) => {
-            return Err(Error::Usage(
-                "data.source is teacher, but there is no teacher to draw images".into(),
-            ));
+            Err(Error::Usage("data.source is teacher, but there is no teacher to draw images".into()))
         }
-    };
-    check_fit(&set, sizes)?;
-    Ok(set)
+    }
 }
 
 /// The training images of a run's stages: those of [`training_images`], or those that the teacher draws, which are kept
@@ -80,38 +89,44 @@ pub(super) fn stage_images(
     teacher: &Dit,
     folder: &RunFolder,
     quiet: bool,
-) -> Result<Arc<ImageSet>> {
+) -> Result<TrainingSet> {
     if recipe.data.source != DataSource::Teacher {
         return training_images(&recipe.data, sizes, recipe.seed);
     }
-    let (file, parts) = (folder.path(TEACHER_IMAGES), folder.path(TEACHER_IMAGE_PARTS));
+    let canvas = Canvas::undecoded(recipe, sizes);
+    let latents = matches!(canvas, Canvas::Latents(_));
+    let file = folder.path(if latents { TEACHER_LATENTS } else { TEACHER_IMAGES });
+    let parts = folder.path(TEACHER_IMAGE_PARTS);
     if !file.exists() {
         let drawn = recipe.data.drawn(&recipe.sample);
-        let labels = labels(drawn.count, sizes.num_classes);
+        let labels = labels(drawn.count, sizes.classes()?);
         let mut progress = Progress::new("teacher's images", labels.len() as u64, 0, quiet);
         let mut done = 0;
         let on_images = |count: usize| {
             done += count as u64;
             progress.set(done, "");
         };
-        let pixels = sample_in_parts(teacher, sizes, &drawn, recipe.seed, &labels, DRAWN, &parts, on_images)?;
-        let shape =
-            ImageShape { channels: sizes.in_channels, height: sizes.input_size, width: sizes.input_size };
-        write_samples(&file, &pixels, shape, Some(&labels))?;
+        let seed = recipe.seed;
+        let bytes =
+            sample_in_parts(teacher, sizes, &drawn, seed, &labels, DRAWN, &canvas, &parts, on_images)?;
+        match canvas {
+            Canvas::Latents(shape) => DrawnLatents::write(&file, &bytes, shape, &labels)?,
+            _ => write_samples(&file, &bytes, canvas.shape(), Some(&labels))?,
+        }
     }
     remove_parts(&parts)?;
-    let set = read_samples(&file)?;
-    check_fit(&set, sizes)?;
+    let set: TrainingSet =
+        if latents { DrawnLatents::read(&file)?.into() } else { read_samples(&file)?.into() };
+    check_fit(set.shape(), set.class_names(), sizes)?;
     fraction(set, &recipe.data, recipe.seed)
 }
 
 /// The share of every class that `[data]` asks for.
-fn fraction(set: ImageSet, data: &DataConfig, seed: u64) -> Result<Arc<ImageSet>> {
+fn fraction(set: TrainingSet, data: &DataConfig, seed: u64) -> Result<TrainingSet> {
     if data.fraction < 1.0 {
-        let chosen = stratified_fraction(set.labels(), data.fraction, seed)?;
-        return Ok(Arc::new(set.subset(&chosen)?));
+        return set.subset(&stratified_fraction(set.labels(), data.fraction, seed)?);
     }
-    Ok(Arc::new(set))
+    Ok(set)
 }
 
 /// The first and last of some names.
@@ -122,8 +137,8 @@ fn ends(names: &[String]) -> String {
     }
 }
 
-fn check_fit(set: &ImageSet, sizes: &DitConfig) -> Result<()> {
-    let (shape, side) = (set.shape(), sizes.input_size);
+fn check_fit(shape: ImageShape, class_names: &[String], sizes: &DitConfig) -> Result<()> {
+    let side = sizes.input_size;
     if (shape.channels, shape.height, shape.width) != (sizes.in_channels, side, side) {
         return Err(Error::Usage(format!(
             "the images are {shape}, but the model takes {} channels of {side}×{side}",
@@ -131,12 +146,13 @@ fn check_fit(set: &ImageSet, sizes: &DitConfig) -> Result<()> {
         )));
     }
     // Labels are places in the sorted list of class folders: one folder too few would shift all behind it.
-    if set.class_names().len() != sizes.num_classes {
+    let classes = sizes.classes()?;
+    if class_names.len() != classes {
         return Err(Error::Usage(format!(
             "the images have {} classes ({}), but the model {}; expected one folder for each of its classes",
-            set.class_names().len(),
-            ends(set.class_names()),
-            sizes.num_classes
+            class_names.len(),
+            ends(class_names),
+            classes
         )));
     }
     Ok(())

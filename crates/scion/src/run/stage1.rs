@@ -1,5 +1,4 @@
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use burn::module::Module;
 use rand::SeedableRng;
@@ -11,10 +10,10 @@ use super::{Progress, RunFolder};
 use crate::capture::{Activations, Cache, CacheWriter, Widths, add_noise, capture};
 use crate::config::Recipe;
 use crate::data::loader::{shuffle, spread};
-use crate::data::{Batches, ImageSet, to_unit};
+use crate::data::{Batches, TrainingSet};
 use crate::diffusion::Schedule;
 use crate::error::{Error, Result};
-use crate::model::{Dit, DitConfig, Part, Site};
+use crate::model::{Context, Dit, DitConfig, Part, Site};
 use crate::plan::{Plan, needs_activations};
 use crate::train::{CaptureMode, DistillConfig, Distiller};
 
@@ -133,7 +132,7 @@ pub(super) fn inheritance(
 }
 
 /// Sets `count` images apart for validation, spread over the classes.
-fn split(set: Arc<ImageSet>, count: usize, seed: u64) -> Result<(Arc<ImageSet>, ImageSet)> {
+fn split(set: TrainingSet, count: usize, seed: u64) -> Result<(TrainingSet, TrainingSet)> {
     if count >= set.len() {
         return Err(Error::Usage(format!(
             "distill.validation asks for {count} held-out images, but there are only {} in all",
@@ -143,20 +142,20 @@ fn split(set: Arc<ImageSet>, count: usize, seed: u64) -> Result<(Arc<ImageSet>, 
     let held_out = spread(set.labels(), count, seed);
     let apart: std::collections::HashSet<usize> = held_out.iter().copied().collect();
     let rest: Vec<usize> = (0..set.len()).filter(|i| !apart.contains(i)).collect();
-    Ok((Arc::new(set.subset(&rest)?), set.subset(&held_out)?))
+    Ok((set.subset(&rest)?, set.subset(&held_out)?))
 }
 
 /// The teacher's activations on all images of a small set, with the noise of the places from `first` on.
 fn captured(
     teacher: &Dit,
     sizes: &DitConfig,
-    set: &ImageSet,
+    set: &TrainingSet,
     sites: &[Site],
     seed: u64,
     first: u64,
 ) -> Result<BTreeMap<Site, Activations>> {
     let all: Vec<usize> = (0..set.len()).collect();
-    let images = to_unit(&set.read(&all)?);
+    let images = set.values(&all, &vec![false; all.len()], seed, first)?;
     let schedule = Schedule::linear();
     let noised = add_noise(sizes, &schedule, &images, set.labels(), LABEL_DROPOUT, seed, first)?;
     Ok(capture(teacher, sizes, &noised, sites))
@@ -170,7 +169,7 @@ impl<'a> Source<'a> {
         teacher: &'a Dit,
         sizes: &'a DitConfig,
         sites: &[Site],
-        training: Arc<ImageSet>,
+        training: TrainingSet,
         folder: &RunFolder,
         quiet: bool,
     ) -> Result<Self> {
@@ -185,7 +184,7 @@ impl<'a> Source<'a> {
         if !sites.iter().all(|&site| path(site).exists()) {
             let widths = |site: Site| Widths {
                 tokens: sizes.tokens() * sizes.hidden,
-                conditioning: if matches!(site, Site::Pair(_)) { sizes.hidden } else { 0 },
+                conditioning: if matches!(site, Site::Pair(_)) { Context::packed_len(sizes) } else { 0 },
             };
             let mut writers = sites
                 .iter()

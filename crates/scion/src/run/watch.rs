@@ -42,5 +42,5 @@ pub(crate) fn watch(
         first.set(first.get() + images);
         on_images(images);
     };
-    draw(predict, sizes, sampling, seed, labels, 0, on_images, |_| Ok(()))
+    draw(predict, sizes.into(), sampling, seed, labels, 0, on_images, |_| Ok(()))
 }

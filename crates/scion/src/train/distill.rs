@@ -15,7 +15,7 @@ use super::regression::regression_loss;
 use super::state::TrainState;
 use crate::capture::Activations;
 use crate::error::{Error, Result};
-use crate::model::{Part, Site};
+use crate::model::{Context, Part, Site};
 
 /// All parts of a plan, each trained on its own, in one run.
 #[derive(Debug)]
@@ -208,8 +208,8 @@ impl Distiller {
         match part {
             Part::Operator(operator) => operator.forward(tokens),
             Part::Pair(pair) => {
-                let conditioning = TensorData::new(conditioning.clone(), [count, self.width]);
-                pair.forward(tokens, &Tensor::from_data(conditioning, &device))
+                let context = Context::unpacked(conditioning, count, self.width, &device);
+                pair.forward(tokens, &context)
             }
         }
     }

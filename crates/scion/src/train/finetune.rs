@@ -80,9 +80,11 @@ pub enum LayerGroup {
     Attention,
     /// The operators of the MLP slots.
     Mlp,
-    /// The blocks' modulation.
+    /// The blocks' modulation; tables get no adapter.
     AdaLn,
-    /// The embedders of patches, timesteps and labels; the table of labels is no linear layer and gets no adapter.
+    /// A text-to-image model's attention to prompts.
+    CrossAttention,
+    /// The embedders of patches, timesteps, prompts and labels; the table of labels is no linear layer and gets no adapter.
     Embedders,
     /// The last layer and its modulation.
     Final,
@@ -105,8 +107,9 @@ impl LayerGroup {
         match self {
             Self::Attention => site.is_some_and(|(_, slot)| slot == Slot::Attention),
             Self::Mlp => site.is_some_and(|(_, slot)| slot == Slot::Mlp),
-            Self::AdaLn => part == "adaLN_modulation",
-            Self::Embedders => ["x_embedder", "t_embedder", "y_embedder"].contains(&first),
+            Self::CrossAttention => part == "cross_attn",
+            Self::AdaLn => ["adaLN_modulation", "scale_shift_table"].contains(&part) || first == "t_block",
+            Self::Embedders => first.ends_with("_embedder"),
             Self::Final => first == "final_layer",
             Self::Grafted => {
                 let own = site.is_some_and(|(block, slot)| grafted.contains(&Site::Operator(block, slot)));
@@ -211,6 +214,7 @@ mod tests {
         let all = [
             LayerGroup::Attention,
             LayerGroup::Mlp,
+            LayerGroup::CrossAttention,
             LayerGroup::AdaLn,
             LayerGroup::Embedders,
             LayerGroup::Final,
@@ -226,6 +230,11 @@ mod tests {
         assert_eq!(groups("blocks.1.adaLN_modulation.1.weight"), [LayerGroup::AdaLn]);
         assert_eq!(groups("t_embedder.mlp.2.weight"), [LayerGroup::Embedders]);
         assert_eq!(groups("final_layer.adaLN_modulation.1.weight"), [LayerGroup::Final]);
+        assert_eq!(groups("blocks.1.cross_attn.kv_linear.weight"), [LayerGroup::CrossAttention]);
+        assert_eq!(groups("blocks.1.scale_shift_table"), [LayerGroup::AdaLn]);
+        assert_eq!(groups("t_block.1.weight"), [LayerGroup::AdaLn]);
+        assert_eq!(groups("csize_embedder.mlp.0.weight"), [LayerGroup::Embedders]);
+        assert_eq!(groups("final_layer.scale_shift_table"), [LayerGroup::Final]);
         assert_eq!(groups("merges.0.weight"), [LayerGroup::Grafted]);
         assert_eq!(groups("pos_embed"), []);
     }

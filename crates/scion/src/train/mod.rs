@@ -22,3 +22,5 @@ pub use trainer::{StepReport, Trainer};
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod text_tests;

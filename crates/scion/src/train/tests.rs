@@ -14,7 +14,7 @@ use super::*;
 use crate::capture::{NoisedBatch, add_noise};
 use crate::data::Batch;
 use crate::diffusion::{NoiseStream, Schedule};
-use crate::model::{Architecture, Dit, DitConfig, Site, parameters, trained, update_selected};
+use crate::model::{Architecture, Conditions, Dit, DitConfig, Site, parameters, trained, update_selected};
 use crate::operator::{Init, Slot};
 use crate::plan::BlockPair;
 
@@ -27,9 +27,8 @@ fn sizes() -> DitConfig {
         depth: 3,
         heads: 2,
         mlp_ratio: 2.0,
-        num_classes: 3,
-        null_class: true,
         learn_sigma: true,
+        conditions: Conditions::Classes { count: 3, null: true },
     }
 }
 

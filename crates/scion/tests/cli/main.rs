@@ -5,15 +5,18 @@ mod checkpoints;
 mod evaluation;
 mod evaluation_sets;
 mod grafted;
+mod latents;
 mod locality;
 mod messages;
 mod neighbours;
+mod pixart;
 mod place;
 mod restructures;
 mod runs;
 mod sampling;
 mod stages;
 mod sweep;
+mod text;
 
 use std::path::{Path, PathBuf};
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::{SMALL_MODEL, assert_names, fixture, listing, printed, refused, scion};
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 15] = [
     "bench",
     "quickstart",
     "run",
@@ -18,6 +18,7 @@ const COMMANDS: [&str; 14] = [
     "distill",
     "finetune",
     "sample",
+    "tokenize",
     "evaluate",
     "report",
 ];

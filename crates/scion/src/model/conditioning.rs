@@ -1,0 +1,307 @@
+//! What images are conditioned on: as a caller gives it, and as the blocks get it.
+
+use burn::Tensor;
+use burn::tensor::{Device, Gradients, TensorData};
+
+use super::config::DitConfig;
+use crate::error::{Error, Result};
+
+/// The label that stands for the null prompt, as the row behind the classes does for the null class.
+pub const NULL_PROMPT: usize = usize::MAX;
+
+/// What a batch of images is conditioned on.
+#[derive(Clone, Debug)]
+pub enum Given<'a> {
+    /// Labels [N]: rows of a class-conditional model's table, or of the prompts that a text-to-image model was given
+    /// ([`super::Dit::with_prompts`]).
+    Labels(&'a [usize]),
+    /// Encoded prompts, for a text-to-image model.
+    Text(Text),
+}
+
+impl<'a> From<&'a [usize]> for Given<'a> {
+    fn from(labels: &'a [usize]) -> Self {
+        Self::Labels(labels)
+    }
+}
+
+impl<'a> From<&'a Vec<usize>> for Given<'a> {
+    fn from(labels: &'a Vec<usize>) -> Self {
+        Self::Labels(labels)
+    }
+}
+
+impl<'a, const N: usize> From<&'a [usize; N]> for Given<'a> {
+    fn from(labels: &'a [usize; N]) -> Self {
+        Self::Labels(labels)
+    }
+}
+
+impl From<Text> for Given<'_> {
+    fn from(text: Text) -> Self {
+        Self::Text(text)
+    }
+}
+
+/// Prompts as tokens, the shorter ones filled up.
+#[derive(Clone, Debug)]
+pub struct Text {
+    /// [N, L, width]
+    pub tokens: Tensor<3>,
+    /// [N, L]: 1 for a prompt's tokens, 0 for what fills it up.
+    pub mask: Tensor<2>,
+}
+
+impl Text {
+    /// Of row-major `tokens` [N, L, width] and `mask` [N, L]. Columns that no prompt reaches are left out, unless a prompt
+    /// has no tokens at all, whose attention the mask leaves as it is.
+    pub fn new(tokens: Vec<f32>, mask: Vec<f32>, shape: [usize; 3], device: &Device) -> Self {
+        let [n, len, width] = shape;
+        let tokens = Tensor::from_data(TensorData::new(tokens, shape), device);
+        let ends = mask.chunks(len.max(1)).map(|row| row.iter().rposition(|&kept| kept != 0.0));
+        let longest = ends.map(|end| end.map_or(len, |end| end + 1)).max().unwrap_or(len);
+        let mask = Tensor::from_data(TensorData::new(mask, [n, len]), device);
+        Self { tokens: tokens.slice([0..n, 0..longest, 0..width]), mask: mask.slice([0..n, 0..longest]) }
+    }
+
+    /// What is added to scores of keys: 0, or −10000 where the mask hides one; [N, 1, 1, L].
+    pub(super) fn bias(&self) -> Tensor<4> {
+        let [n, len] = self.mask.dims();
+        ((self.mask.clone() - 1.0) * 10_000.0).reshape([n, 1, 1, len])
+    }
+}
+
+/// Encoded prompts, which a text-to-image model looks up by label as a class-conditional one does its classes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prompts {
+    width: usize,
+    rows: Vec<Vec<f32>>,
+    null: Vec<f32>,
+}
+
+impl Prompts {
+    /// Each prompt, and the null prompt behind them, is row-major [L, width] with a length of its own and at least one token.
+    ///
+    /// # Errors
+    /// When a prompt is empty, or no whole number of tokens.
+    pub fn new(width: usize, rows: Vec<Vec<f32>>, null: Vec<f32>) -> Result<Self> {
+        let whole = |row: &Vec<f32>| width > 0 && !row.is_empty() && row.len().is_multiple_of(width);
+        let odd = rows.iter().chain([&null]).position(|row| !whole(row));
+        if let Some(at) = odd {
+            return Err(Error::Usage(format!(
+                "encoded prompts: number {at} of {} has {} values; expected tokens of width {width}, at least one",
+                rows.len(),
+                rows.get(at).unwrap_or(&null).len()
+            )));
+        }
+        Ok(Self { width, rows, null })
+    }
+
+    /// Number of prompts, the null prompt left out.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether there is no prompt but the null prompt.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Whether a model can read them.
+    ///
+    /// # Errors
+    /// When they have another width than its text encoder's, or more tokens than it takes, or it reads no text.
+    pub fn check(&self, sizes: &DitConfig) -> Result<()> {
+        let Some(text) = sizes.text() else {
+            return Err(Error::Usage("a class-conditional model has no use for prompts".into()));
+        };
+        let longest =
+            self.rows.iter().chain([&self.null]).map(Vec::len).max().unwrap_or_default() / self.width;
+        if (self.width, longest) != (text.width, longest.min(text.tokens)) {
+            return Err(Error::Usage(format!(
+                "encoded prompts have tokens of width {} and up to {longest} of them; this model takes width {} and at \
+                 most {}",
+                self.width, text.width, text.tokens
+            )));
+        }
+        Ok(())
+    }
+
+    /// The prompts of some labels; [`NULL_PROMPT`] stands for the null prompt.
+    pub(super) fn text(&self, labels: &[usize], device: &Device) -> Text {
+        let rows: Vec<&Vec<f32>> = labels
+            .iter()
+            .map(|&label| if label == NULL_PROMPT { &self.null } else { &self.rows[label] })
+            .collect();
+        let longest = rows.iter().map(|row| row.len()).max().unwrap_or_default() / self.width;
+        let mut tokens = Vec::with_capacity(rows.len() * longest * self.width);
+        let mut mask = Vec::with_capacity(rows.len() * longest);
+        for row in &rows {
+            tokens.extend_from_slice(row);
+            tokens.resize(tokens.len() + longest * self.width - row.len(), 0.0);
+            let real = row.len() / self.width;
+            mask.extend((0..longest).map(|token| if token < real { 1.0 } else { 0.0 }));
+        }
+        Text::new(tokens, mask, [rows.len(), longest, self.width], device)
+    }
+}
+
+/// What every block and the last layer get beside the tokens.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// DiT: SiLU(t + y), [N, D]. PixArt: what the blocks add their tables to, [N, 6·D], then the timestep's embedding
+    /// twice, [N, 2·D], to which the last layer adds its own.
+    pub conditioning: Tensor<2>,
+    /// The prompts, projected to the model's width.
+    pub text: Option<Text>,
+}
+
+/// Gradients by a [`Context`].
+pub(super) struct ContextSlope {
+    pub conditioning: Tensor<2>,
+    pub text: Option<Tensor<3>>,
+}
+
+impl Context {
+    /// Values of a sample in [`Context::packed`].
+    pub fn packed_len(sizes: &DitConfig) -> usize {
+        let width = sizes.hidden;
+        sizes.text().map_or(width, |text| 8 * width + text.tokens * (width + 1))
+    }
+
+    /// Row-major [N, K], with prompts filled up to what the model takes, K as [`Context::packed_len`] says.
+    pub fn packed(&self, sizes: &DitConfig) -> Vec<f32> {
+        let conditioning = values(&self.conditioning);
+        let (Some(text), Some(config)) = (&self.text, sizes.text()) else { return conditioning };
+        let [n, len, width] = text.tokens.dims();
+        let (tokens, mask) = (values(&text.tokens), values(&text.mask));
+        let mut rows = Vec::with_capacity(n * Self::packed_len(sizes));
+        for i in 0..n {
+            rows.extend(&conditioning[i * 8 * width..][..8 * width]);
+            for (values, width) in [(&tokens, width), (&mask, 1)] {
+                rows.extend(&values[i * len * width..][..len * width]);
+                rows.resize(rows.len() + (config.tokens - len) * width, 0.0);
+            }
+        }
+        rows
+    }
+
+    /// From what [`Context::packed`] made of `count` samples, for tokens of the given width.
+    pub fn unpacked(packed: &[f32], count: usize, width: usize, device: &Device) -> Self {
+        let row = packed.len() / count;
+        if row == width {
+            let conditioning = TensorData::new(packed.to_vec(), [count, width]);
+            return Self { conditioning: Tensor::from_data(conditioning, device), text: None };
+        }
+        let len = (row - 8 * width) / (width + 1);
+        let part = |from: usize, size: usize| -> Vec<f32> {
+            packed.chunks(row).flat_map(|row| &row[from..from + size]).copied().collect()
+        };
+        let conditioning = TensorData::new(part(0, 8 * width), [count, 8 * width]);
+        let (tokens, mask) = (part(8 * width, len * width), part(row - len, len));
+        let text = Text::new(tokens, mask, [count, len, width], device);
+        Self { conditioning: Tensor::from_data(conditioning, device), text: Some(text) }
+    }
+
+    /// The same without gradients.
+    pub(super) fn inner(self) -> Self {
+        let text = self.text.map(|text| Text { tokens: text.tokens.inner(), mask: text.mask.inner() });
+        Self { conditioning: self.conditioning.inner(), text }
+    }
+
+    /// The same, of which gradients are taken.
+    pub(super) fn leaf(self) -> Self {
+        let text = self.text.map(|text| Text {
+            tokens: Tensor::from_inner(text.tokens).require_grad(),
+            mask: Tensor::from_inner(text.mask),
+        });
+        Self { conditioning: Tensor::from_inner(self.conditioning).require_grad(), text }
+    }
+
+    /// The gradients of a leaf.
+    pub(super) fn taken(&self, gradients: &mut Gradients) -> ContextSlope {
+        let conditioning =
+            self.conditioning.grad_remove(gradients).expect("every part depends on the conditioning");
+        // The last layer does not see the prompts.
+        ContextSlope {
+            conditioning,
+            text: self.text.as_ref().and_then(|text| text.tokens.grad_remove(gradients)),
+        }
+    }
+
+    /// Whether parameters lie behind it.
+    pub(super) fn is_tracked(&self) -> bool {
+        self.conditioning.is_tracked() || self.text.as_ref().is_some_and(|text| text.tokens.is_tracked())
+    }
+
+    /// A loss whose gradient by this is `slope`.
+    pub(super) fn pull(self, slope: ContextSlope) -> Tensor<1> {
+        let loss = (self.conditioning * Tensor::from_inner(slope.conditioning)).sum();
+        match (self.text, slope.text) {
+            (Some(text), Some(slope)) => loss + (text.tokens * Tensor::from_inner(slope)).sum(),
+            _ => loss,
+        }
+    }
+}
+
+impl ContextSlope {
+    /// The sum of both.
+    pub fn and(self, other: Self) -> Self {
+        let text = match (self.text, other.text) {
+            (Some(a), Some(b)) => Some(a + b),
+            (a, b) => a.or(b),
+        };
+        Self { conditioning: self.conditioning + other.conditioning, text }
+    }
+}
+
+fn values<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
+    tensor.clone().into_data().try_into_vec().expect("the model computes in f32")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prompts_of_unequal_length_are_filled_up_and_masked() {
+        let prompts = Prompts::new(2, vec![vec![1.0; 6], vec![2.0; 2]], vec![3.0; 4]).unwrap();
+        let device = Device::flex();
+        let text = prompts.text(&[1, NULL_PROMPT], &device);
+        assert_eq!(values(&text.tokens), [2.0, 2.0, 0.0, 0.0, 3.0, 3.0, 3.0, 3.0]);
+        assert_eq!(values(&text.mask), [1.0, 0.0, 1.0, 1.0]);
+        assert_eq!(values(&text.bias()), [0.0, -10_000.0, 0.0, 0.0]);
+        assert_eq!(prompts.text(&[0, 1], &device).tokens.dims(), [2, 3, 2]);
+        assert!(
+            Prompts::new(2, vec![vec![1.0; 3]], vec![3.0; 4]).unwrap_err().to_string().contains("number 0")
+        );
+        assert!(Prompts::new(2, vec![], vec![]).unwrap_err().to_string().contains("at least one"));
+    }
+
+    #[test]
+    fn columns_that_no_prompt_reaches_are_left_out() {
+        let text =
+            |mask: &[f32]| Text::new(vec![0.0; 6], mask.to_vec(), [2, 3, 1], &Device::flex()).mask.dims();
+        assert_eq!(text(&[1.0, 0.0, 0.0, 1.0, 1.0, 0.0]), [2, 2]);
+        assert_eq!(text(&[1.0, 0.0, 0.0, 0.0, 0.0, 0.0]), [2, 3]);
+    }
+
+    #[test]
+    fn a_context_comes_back_from_its_packed_form() {
+        let (device, width) = (Device::flex(), 4);
+        let sizes = DitConfig { hidden: width, ..DitConfig::preset("pixart-alpha-256").unwrap() };
+        let conditioning = (0..64).map(|v| v as f32).collect::<Vec<_>>();
+        let prompts = Prompts::new(width, vec![vec![1.5; 12], vec![2.5; 4]], vec![3.5; 4]).unwrap();
+        let context = Context {
+            conditioning: Tensor::from_data(TensorData::new(conditioning.clone(), [2, 32]), &device),
+            text: Some(prompts.text(&[1, 0], &device)),
+        };
+        let packed = context.packed(&sizes);
+        assert_eq!(packed.len(), 2 * Context::packed_len(&sizes));
+        let back = Context::unpacked(&packed, 2, width, &device);
+        let (before, after) = (context.text.unwrap(), back.text.unwrap());
+        assert_eq!(values(&back.conditioning), conditioning);
+        assert_eq!(values(&after.tokens), values(&before.tokens));
+        assert_eq!(values(&after.mask), values(&before.mask));
+    }
+}
