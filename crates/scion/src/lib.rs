@@ -16,6 +16,7 @@ pub mod diffusion;
 mod download;
 pub mod error;
 pub mod evaluate;
+pub mod geneval;
 pub mod inception;
 pub mod metrics;
 pub mod model;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::{SMALL_MODEL, assert_names, fixture, listing, printed, refused, scion};
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 15] = [
     "bench",
     "quickstart",
     "run",
@@ -19,6 +19,7 @@ const COMMANDS: [&str; 14] = [
     "finetune",
     "sample",
     "evaluate",
+    "geneval",
     "report",
 ];
 
