@@ -119,6 +119,11 @@ impl Detections {
     }
 }
 
+/// A score from 0 to 1, which a detector's rounding may leave by a little.
+pub(super) fn share(score: f32) -> Option<f32> {
+    (-1e-4..=1.0 + 1e-4).contains(&score).then(|| score.clamp(0.0, 1.0))
+}
+
 fn value(detection: &Detection) -> Value {
     let Detection { bounds: [left, top, right, bottom], score, color } = *detection;
     match color {
@@ -142,9 +147,7 @@ fn detection(value: &Value) -> Result<Detection, String> {
     if right < left || bottom < top {
         return Err(format!("{value} ends before it begins; expected corners, not width and height"));
     }
-    if !(0.0..=1.0).contains(&score) {
-        return Err(format!("its score is {score}; expected 0 to 1"));
-    }
+    let score = share(score).ok_or_else(|| format!("its score is {score}; expected 0 to 1"))?;
     let named = |item: &Value| {
         let color = item.as_str().and_then(Color::named);
         color.ok_or_else(|| {
@@ -175,11 +178,12 @@ mod tests {
     #[test]
     fn files_round_trip() {
         let found =
-            read(&text(r#"{"dog": [[0, 1.5, 2, 3, 0.1], [1, 1, 1, 1, 1, "pink"]], "cat": []}"#)).unwrap();
+            read(&text(r#"{"dog": [[0, 1.5, 2, 3, 0.1], [1, 1, 1, 1, 1.000001, "pink"]], "cat": []}"#))
+                .unwrap();
         assert!(found.classes == CLASSES && !found.is_official_detector());
         let objects = &found.images["00000/samples/0000.png"];
         assert_eq!(objects["dog"][0], Detection { bounds: [0.0, 1.5, 2.0, 3.0], score: 0.1, color: None });
-        assert_eq!(objects["dog"][1].color, Some(Color::Pink));
+        assert_eq!((objects["dog"][1].color, objects["dog"][1].score), (Some(Color::Pink), 1.0));
 
         let own = Detections {
             classes: vec!["dog".into(), "cat".into()],
@@ -204,6 +208,7 @@ mod tests {
             ("[1, 2, 3, 1e300, 0.5]", "beyond single precision"),
             ("[9, 9, 3, 4, 0.5]", "expected corners, not width and height"),
             ("[1, 2, 3, 4, 50]", "its score is 50; expected 0 to 1"),
+            ("[1, 2, 3, 4, 1.001]", "its score is 1.001; expected 0 to 1"),
             (r#"[1, 2, 3, 4, 0.5, "grey"]"#, "\"grey\" is no colour; expected one of red, orange"),
         ] {
             let boxes = format!(r#"{{"dog": [[0, 0, 1, 1, 0], {wrong}]}}"#);

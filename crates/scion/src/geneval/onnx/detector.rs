@@ -8,7 +8,7 @@ use crate::data::Raster;
 use crate::data::crop::resize;
 use crate::data::resample::{Filter, Span};
 use crate::error::Result;
-use crate::geneval::detections::Detection;
+use crate::geneval::detections::{Detection, share};
 
 /// A detector.
 ///
@@ -73,14 +73,13 @@ impl Detector {
         }
         let scale = [image.width as f32 / width as f32, image.height as f32 / height as f32];
         let one = |index: usize| {
-            let bounds = [0, 1, 2, 3].map(|side| boxes.data[4 * index + side] * scale[side % 2]);
-            let detection = Detection { bounds, score: scores.data[index], color: None };
             let inside = |masks: &Output| {
                 let pixels = &masks.data[index * height * width..][..height * width];
                 Mask { width, height, inside: pixels.iter().map(|value| *value > 0.5).collect() }
             };
             let class = self.class(labels.data[index])?;
-            self.check_detection(&detection)?;
+            let bounds = [0, 1, 2, 3].map(|side| boxes.data[4 * index + side] * scale[side % 2]);
+            let detection = self.detection(bounds, scores.data[index])?;
             Ok(Found { class, detection, mask: masks.map(inside) })
         };
         (0..count).map(one).collect()
@@ -102,15 +101,13 @@ impl Detector {
         Err(self.network.refused(format!("gives the label {label}; expected one of 0 to {last}")))
     }
 
-    fn check_detection(&self, detection: &Detection) -> Result<()> {
-        let Detection { bounds: [left, top, right, bottom], score, .. } = detection;
-        if !(0.0..=1.0).contains(score) {
-            return Err(self.network.refused(format!("gives the score {score}; expected 0 to 1")));
+    fn detection(&self, bounds: [f32; 4], score: f32) -> Result<Detection> {
+        let refused = |found: String, expected| self.network.refused(format!("{found}; expected {expected}"));
+        let score = share(score).ok_or_else(|| refused(format!("gives the score {score}"), "0 to 1"))?;
+        let [left, top, right, bottom] = bounds;
+        if left <= right && top <= bottom && bounds.iter().all(|bound| bound.is_finite()) {
+            return Ok(Detection { bounds, score, color: None });
         }
-        if !(left <= right && top <= bottom) || detection.bounds.iter().any(|bound| !bound.is_finite()) {
-            let found = format!("gives the box {:?}", detection.bounds);
-            return Err(self.network.refused(format!("{found}; expected left, top, right, bottom")));
-        }
-        Ok(())
+        Err(refused(format!("gives the box {bounds:?}"), "left, top, right, bottom"))
     }
 }

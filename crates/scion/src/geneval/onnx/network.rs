@@ -9,6 +9,7 @@ use tract_onnx::prelude::{
     Datum, Framework, InferenceFact, InferenceModel, InferenceModelExt, IntoRunnable, TValue, Tensor,
     TractResult, TypedRunnableModel, tvec,
 };
+use tract_onnx::tract_hir::infer::Factoid;
 
 use crate::error::{Error, Result};
 
@@ -102,7 +103,7 @@ impl Network {
 
 fn plain(value: &TValue) -> TractResult<Output> {
     let cast = value.cast_to::<f32>()?;
-    Ok(Output { shape: cast.shape().to_vec(), data: cast.try_as_plain()?.as_slice::<f32>()?.to_vec() })
+    Ok(Output { shape: cast.shape().to_vec(), data: cast.try_as_plain_ram()?.as_slice::<f32>()?.to_vec() })
 }
 
 fn one_line(detail: impl Display) -> String {

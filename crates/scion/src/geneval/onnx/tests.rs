@@ -107,7 +107,9 @@ fn folders_are_seen_and_scored() {
     }
     let folder = Folder::open(dir.path()).unwrap();
     let seen = std::sync::atomic::AtomicUsize::new(0);
-    let count = || drop(seen.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+    let count = || {
+        seen.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    };
     let rules = Rules::default();
     let (detector, colors) = (detector("detector.onnx"), classifier());
     let detections = detect(&folder, &detector, Some(&colors), &classes(), &rules, count).unwrap();
