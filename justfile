@@ -3,6 +3,7 @@
 python := env("PYTHON", ".venv/bin/python")
 dit_repo := env("DIT_REPO", "../DiT")
 grafting_repo := env("GRAFTING_REPO", "../grafting")
+geneval_repo := env("GENEVAL_REPO", "../geneval")
 
 # Everything a pull request must pass.
 check:
@@ -20,7 +21,7 @@ fmt:
 quickstart *args:
     cargo run --release -- quickstart {{args}}
 
-# Makes the golden data anew (needs PyTorch and checkouts of facebookresearch/DiT and keshik6/grafting; see CONTRIBUTING.md).
+# Makes the golden data anew (needs PyTorch and checkouts of facebookresearch/DiT, keshik6/grafting and djghosh13/geneval; see CONTRIBUTING.md).
 fixtures:
     {{python}} scripts/fixtures/analysis.py
     {{python}} scripts/fixtures/data.py --dit-repo {{dit_repo}}
@@ -28,6 +29,7 @@ fixtures:
     {{python}} scripts/fixtures/dit.py --dit-repo {{dit_repo}}
     {{python}} scripts/fixtures/dpm_solver.py
     {{python}} scripts/fixtures/events.py
+    {{python}} scripts/fixtures/geneval.py --geneval-repo {{geneval_repo}}
     {{python}} scripts/fixtures/grafted.py --dit-repo {{dit_repo}} --grafting-repo {{grafting_repo}}
     {{python}} scripts/fixtures/inception.py
     {{python}} scripts/fixtures/latent.py

@@ -18,6 +18,7 @@ mod download;
 pub mod error;
 pub mod evaluate;
 pub mod generate;
+pub mod geneval;
 pub mod inception;
 pub mod latent;
 pub mod metrics;

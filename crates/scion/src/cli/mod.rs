@@ -14,6 +14,7 @@ mod encode;
 mod encode_text;
 mod evaluate;
 mod forward;
+mod geneval;
 mod graft;
 mod inspect;
 mod neighbours;
@@ -128,6 +129,11 @@ enum Command {
         after_help = "Examples:\n  scion evaluate samples.npz\n  scion evaluate a.npz b.npz --reference real.npz --markdown\n  scion evaluate a-features.npz --reference b-features.npz\n  scion evaluate features.npz --save-stats reference.npz\n  scion evaluate samples.npz --preprocess adm --reference VIRTUAL_imagenet256_labeled.npz"
     )]
     Evaluate(evaluate::EvaluateArguments),
+    /// Scores text-to-image models: do their images show what the prompts name?
+    #[command(
+        after_help = "Examples:\n  scion geneval prompts --out evaluation_metadata.jsonl\n  scion geneval score drawn --detections found.json"
+    )]
+    Geneval(geneval::GenevalArguments),
     /// What to know of a model before grafting it: activations, where attention looks, what operators are worth, advice
     #[command(
         after_help = "Examples:\n  scion analyze embedded\n  scion analyze embedded --run scion-quickstart --out analysis\n  scion analyze my-model.pt --data my-images --samples 16 --steps 10"
@@ -202,6 +208,7 @@ fn execute(command: Command, common: &Common) -> Result<()> {
         Command::Tokenize(arguments) => tokenize::tokenize(&arguments),
         Command::Sample(arguments) => sample::sample(&arguments, common),
         Command::Evaluate(arguments) => evaluate::evaluate(&arguments, common),
+        Command::Geneval(arguments) => geneval::geneval(&arguments, common),
         Command::Analyze(arguments) => analyze::analyze(&arguments, common),
         Command::Neighbours(arguments) => neighbours::neighbours(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments),

@@ -48,7 +48,8 @@ fn fixed_taps(input: usize, span: Span, filter: Filter) -> Vec<Taps<i32>> {
     taps(input, span, filter).into_iter().map(round).collect()
 }
 
-fn resize(image: &Raster, columns: Span, rows: Span, filter: Filter) -> Raster {
+/// Resizes to the given columns and rows, as Pillow does.
+pub(crate) fn resize(image: &Raster, columns: Span, rows: Span, filter: Filter) -> Raster {
     // Pillow skips a pass that would change nothing; its weights would be exactly one and zero anyway.
     let narrow = horizontal(image, &fixed_taps(image.width, columns, filter));
     vertical(&narrow, &fixed_taps(image.height, rows, filter))

@@ -20,6 +20,7 @@ const COMMANDS: [&str; 15] = [
     "sample",
     "tokenize",
     "evaluate",
+    "geneval",
     "report",
 ];
 
