@@ -38,6 +38,7 @@ fixtures:
     {{python}} scripts/fixtures/pairs.py --dit-repo {{dit_repo}}
     {{python}} scripts/fixtures/pixart.py
     {{python}} scripts/fixtures/text.py
+    {{python}} scripts/fixtures/pipeline.py        # with the tokenizer of text.py
 
 # Checks the golden data against their manifest.
 check-fixtures:

@@ -62,6 +62,7 @@ struct Inputs {
     conditions: Read,
 }
 
+#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 enum Read {
     Labels(Vec<usize>),
     Text(Text),

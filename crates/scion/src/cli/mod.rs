@@ -14,6 +14,7 @@ mod encode;
 mod encode_text;
 mod evaluate;
 mod forward;
+mod generate;
 mod geneval;
 mod graft;
 mod inspect;
@@ -107,6 +108,11 @@ enum Command {
         after_help = "Examples:\n  scion encode imagenet/train --vae sd-vae-ft-ema --out latents --flip\n  scion encode photos --vae pipeline/vae --size 512 --out latents\n\nImages lie in a sub-folder for each class, or directly in the folder with a caption NAME.txt beside each. A call that was interrupted goes on where it stopped."
     )]
     Encode(encode::EncodeArguments),
+    /// Draws images of prompts with a text-to-image pipeline
+    #[command(
+        after_help = "Examples:\n  scion generate PixArt-Sigma-XL-2-1024-MS \"a small cactus with a happy face in the Sahara\" --out cactus.png\n  scion generate PixArt-Sigma-XL-2-1024-MS --prompts prompts.txt --count 4 --out pictures --transformer stage2.safetensors\n\nThe folder is a pipeline's as diffusers writes it. --seed gives every image noise of its own by its number."
+    )]
+    Generate(generate::GenerateArguments),
     /// Prints the token ids of prompts, a line for each, as a pipeline's tokenizer gives them
     #[command(after_help = "Example:\n  scion tokenize PixArt-Sigma-XL-2-1024-MS --prompts prompts.txt")]
     Tokenize(tokenize::TokenizeArguments),
@@ -205,6 +211,7 @@ fn execute(command: Command, common: &Common) -> Result<()> {
         Command::Convert(arguments) => convert::convert(&arguments),
         Command::Forward(arguments) => forward::forward(&arguments),
         Command::Encode(arguments) => encode::encode(&arguments, common),
+        Command::Generate(arguments) => generate::generate(&arguments, common),
         Command::Tokenize(arguments) => tokenize::tokenize(&arguments),
         Command::Sample(arguments) => sample::sample(&arguments, common),
         Command::Evaluate(arguments) => evaluate::evaluate(&arguments, common),

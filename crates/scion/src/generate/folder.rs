@@ -63,7 +63,7 @@ impl PipelineFolder {
 }
 
 /// Settings of the scheduler that Scion allows one value of. Those that a file leaves out have these values.
-fn fixed() -> [(&'static str, Value); 17] {
+fn fixed() -> [(&'static str, Value); 20] {
     [
         ("_class_name", "DPMSolverMultistepScheduler".into()),
         ("algorithm_type", "dpmsolver++".into()),
@@ -79,6 +79,9 @@ fn fixed() -> [(&'static str, Value); 17] {
         ("solver_type", "midpoint".into()),
         ("thresholding", false.into()),
         ("timestep_spacing", "linspace".into()),
+        ("trained_betas", Value::Null),
+        ("use_beta_sigmas", false.into()),
+        ("use_exponential_sigmas", false.into()),
         ("use_flow_sigmas", false.into()),
         ("use_karras_sigmas", false.into()),
         ("use_lu_lambdas", false.into()),

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 pub const NULL_PROMPT: usize = usize::MAX;
 
 /// What a batch of images is conditioned on.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 #[derive(Clone, Debug)]
 pub enum Given<'a> {
     /// Labels [N]: rows of a class-conditional model's table, or of the prompts that a text-to-image model was given

@@ -73,6 +73,8 @@ impl TimestepEmbedder {
 }
 
 /// What embeds a model's conditions.
+// A model has one, and modules cannot stand in boxes.
+#[allow(clippy::large_enum_variant)]
 #[derive(Module, Debug)]
 pub enum ConditionEmbedder {
     /// Classes.

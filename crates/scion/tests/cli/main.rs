@@ -4,6 +4,7 @@ mod analysis;
 mod checkpoints;
 mod evaluation;
 mod evaluation_sets;
+mod generate;
 mod geneval;
 mod grafted;
 mod latents;
