@@ -145,6 +145,8 @@ pub enum DataSource {
     /// The 10% of Fashion-MNIST compiled into the program.
     #[default]
     Embedded,
+    /// 1,026 captioned pictures compiled into the program, for text-to-image models.
+    Emoji,
     /// All of Fashion-MNIST, from `path`, the system's copy, or the network.
     FashionMnist,
     /// A folder with one sub-folder of PNG, JPEG or WebP images a class.

@@ -38,7 +38,7 @@ impl Exports {
         let last = schedule.len() - 1;
         let mut timesteps: Vec<usize> = [0, last / 2, last].map(|step| schedule.timestep_map[step]).into();
         timesteps.dedup();
-        let mut labels = labels_in_groups(settings.samples, subject.architecture.dit.classes()?);
+        let mut labels = labels_in_groups(settings.samples, subject.model.labels(&subject.architecture.dit)?);
         labels.truncate(IMAGES);
         Ok(Self { timesteps, inputs: BTreeMap::new(), passes: Vec::new(), labels })
     }

@@ -103,7 +103,7 @@ fn draw(
     mut see: impl FnMut(&Glimpse),
 ) -> Result<()> {
     let (sizes, count) = (&subject.architecture.dit, sampling.count);
-    let labels = labels_in_groups(count, sizes.classes()?);
+    let labels = labels_in_groups(count, subject.model.labels(sizes)?);
     let total = count.div_ceil(sampling.batch) * sampling.steps;
     let (mut progress, mut done) = (Progress::new(what, total as u64, 0, quiet), 0);
     let see = |glimpse: Glimpse| {

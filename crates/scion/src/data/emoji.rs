@@ -13,8 +13,7 @@ use crate::error::{Error, Result};
 const SIDE: usize = 64;
 
 const IMAGES: &[u8] = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/emoji/images.webp"));
-const CAPTIONS: &str =
-    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/emoji/captions.txt"));
+const CAPTIONS: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/emoji/captions.txt"));
 const PROMPTS: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/emoji/prompts.txt"));
 const EMBEDDINGS: &[u8] =
     include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/emoji/embeddings.safetensors"));

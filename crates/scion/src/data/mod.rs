@@ -10,6 +10,7 @@
 pub mod crop;
 mod drawn;
 pub mod embedded;
+pub mod emoji;
 pub mod fashion_mnist;
 pub mod folder;
 pub mod idx;

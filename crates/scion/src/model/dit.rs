@@ -119,6 +119,14 @@ impl Dit {
         self
     }
 
+    /// The number of labels that the model knows: its classes, or the prompts that it was given.
+    ///
+    /// # Errors
+    /// When it is a text-to-image model without prompts.
+    pub fn labels(&self, sizes: &DitConfig) -> Result<usize> {
+        self.prompts.as_ref().map_or_else(|| sizes.classes(), |prompts| Ok(prompts.len()))
+    }
+
     /// Whether the model is conditioned on prompts.
     pub fn is_text_to_image(&self) -> bool {
         matches!(self.y_embedder, ConditionEmbedder::Captions(_))

@@ -119,9 +119,9 @@ impl Judge {
     }
 }
 
-/// Labels of an evaluation's images: all classes in turn.
-pub(super) fn labels(count: usize, classes: usize) -> Vec<usize> {
-    (0..count).map(|i| i % classes).collect()
+/// Labels of an evaluation's images: all that there are in turn, or spread evenly where there are more than images.
+pub(super) fn labels(count: usize, of: usize) -> Vec<usize> {
+    (0..count).map(|i| if count < of { i * of / count } else { i % of }).collect()
 }
 
 /// A model's evaluation images in bytes, drawn unless the run folder holds them already; also draws its grid. Latents that
@@ -148,7 +148,7 @@ pub(super) fn evaluation_samples(
         let set = read_samples(&file)?;
         return Ok(set.as_bytes().unwrap_or_default().to_vec());
     }
-    let labels = labels(recipe.sample.count, sizes.classes()?);
+    let labels = labels(recipe.sample.count, model.labels(sizes)?);
     let mut progress = Progress::new(&format!("sample {}", name.id()), labels.len() as u64, 0, quiet);
     let mut done = 0;
     let on_images = |count: usize| {
@@ -163,28 +163,27 @@ pub(super) fn evaluation_samples(
         remove_parts(&parts)?;
         return Ok(Vec::new());
     }
-    save_grid(recipe, sizes, &pixels, shape, &samples.join(format!("{}.png", name.id())))?;
+    save_grid(recipe, model.labels(sizes)?, &pixels, shape, &samples.join(format!("{}.png", name.id())))?;
     write_samples(&file, &pixels, shape, Some(&labels))?;
     remove_parts(&parts)?;
     Ok(pixels)
 }
 
-/// Draws a model's grid.
-fn save_grid(
-    recipe: &Recipe,
-    sizes: &DitConfig,
-    pixels: &[u8],
-    shape: ImageShape,
-    file: &Path,
-) -> Result<()> {
-    let (count, classes) = (recipe.sample.count, sizes.classes()?);
-    // One row a class, the same noise in the same place for every model.
-    let columns = recipe.evaluate.grid_columns.min(count / classes).max(1);
-    let rows: Vec<u8> = (0..classes.min(count))
-        .flat_map(|class| (0..columns).map(move |column| column * classes + class))
-        .filter(|&i| i < count)
-        .flat_map(|i| pixels[i * shape.len()..(i + 1) * shape.len()].to_vec())
-        .collect();
+/// Draws a model's grid: a row a label, the same noise in the same place for every model; of fewer images than there are
+/// labels, each once.
+fn save_grid(recipe: &Recipe, labels: usize, pixels: &[u8], shape: ImageShape, file: &Path) -> Result<()> {
+    let (count, most) = (recipe.sample.count, recipe.evaluate.grid_columns);
+    let (columns, shown): (usize, Vec<usize>) = if count < labels {
+        (most, (0..count).collect())
+    } else {
+        let columns = most.min(count / labels).max(1);
+        (
+            columns,
+            (0..labels).flat_map(|label| (0..columns).map(move |column| column * labels + label)).collect(),
+        )
+    };
+    let rows: Vec<u8> =
+        shown.into_iter().flat_map(|i| pixels[i * shape.len()..(i + 1) * shape.len()].to_vec()).collect();
     let raster = grid(&rows, shape, &GridOptions { scale: 2, ..GridOptions::new(columns) })?;
     save_png(file, &raster)
 }

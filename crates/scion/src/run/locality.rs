@@ -77,7 +77,7 @@ impl Locality {
         let (sizes, settings) = (&teacher.architecture.dit, &measured.settings);
         plan::check_locality(&recipe.grafts, settings, &teacher.architecture)?;
         let count = settings.samples;
-        let labels = labels_in_groups(count, sizes.classes()?);
+        let labels = labels_in_groups(count, teacher.model.labels(sizes)?);
         // Summed image by image, so that batches do not change the order.
         let mut sums = vec![vec![0f64; count]; sizes.depth];
         let mut progress = Progress::new("locality", count as u64, 0, quiet);

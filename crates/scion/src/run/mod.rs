@@ -11,6 +11,7 @@ mod pipeline;
 mod plan;
 mod pretrain;
 mod progress;
+mod prompts;
 mod results;
 mod sample;
 mod source;

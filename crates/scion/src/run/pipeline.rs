@@ -12,6 +12,7 @@ use super::folder::RunFolder;
 use super::graft::with_fresh_parts;
 use super::locality::{self, Locality};
 use super::pretrain::{Training, train};
+use super::prompts::with_captions;
 use super::results;
 use super::stage1::{Regrown, inheritance, stage1};
 use super::teacher::{EMBEDDED_NAME, Teacher, open_teacher};
@@ -124,7 +125,8 @@ impl<'a> Job<'a> {
         if !plan::needs_locality(&recipe.grafts) {
             checked_plan(recipe, &architecture, &recipe.grafts, until)?;
         }
-        let teacher = Teacher { model: load(&file, &architecture, &device)?, architecture };
+        let model = with_captions(load(&file, &architecture, &device)?, &recipe.data, &architecture.dit)?;
+        let teacher = Teacher { model, architecture };
         folder.claim(&fingerprint(&teacher.model))?;
         let (grafts, locality) = chosen_blocks(recipe, &teacher, folder, quiet)?;
         let plan = checked_plan(recipe, &teacher.architecture, &grafts, until)?;
@@ -223,7 +225,7 @@ impl<'a> Job<'a> {
         }
         folder.note_stage(&clock)?;
         let clock = folder.start_stage("evaluation")?;
-        let classes = labels(self.recipe.sample.count, sizes.classes()?);
+        let classes = labels(self.recipe.sample.count, self.teacher.model.labels(sizes)?);
         let judge = self.judged().then(|| Judge::new(&self.device, self.recipe.seed)).transpose()?;
         let score = |pixels: &Vec<u8>| judge.as_ref().map(|j| j.score(pixels, Some(&classes))).transpose();
         let scores = pixels.iter().map(score).collect::<Result<Vec<Option<Scores>>>>()?;
@@ -260,14 +262,15 @@ impl<'a> Job<'a> {
         let sizes = &self.teacher.architecture.dit;
         let fashion = match self.recipe.data.source {
             DataSource::Embedded | DataSource::FashionMnist => true,
-            DataSource::ImageFolder | DataSource::Latents => false,
+            DataSource::Emoji | DataSource::ImageFolder | DataSource::Latents => false,
             DataSource::Teacher => self.recipe.model.checkpoint.as_deref() == Some(EMBEDDED_NAME),
         };
         fashion && (sizes.in_channels, sizes.input_size, sizes.classes().ok()) == (1, 28, Some(10))
     }
 
     fn reload(&self, file: &Path) -> Result<Dit> {
-        load(&Checkpoint::open(file)?, &self.plan.after, &self.device)
+        let model = load(&Checkpoint::open(file)?, &self.plan.after, &self.device)?;
+        with_captions(model, &self.recipe.data, &self.plan.after.dit)
     }
 
     fn stage1_rows(

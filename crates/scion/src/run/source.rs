@@ -2,6 +2,7 @@ use super::evaluate::labels;
 use super::folder::{TEACHER_IMAGE_PARTS, TEACHER_IMAGES, TEACHER_LATENTS};
 use super::{Canvas, Progress, RunFolder, remove_parts, sample_in_parts};
 use crate::config::{DataConfig, DataSource, Recipe};
+use crate::data::emoji::emoji;
 use crate::data::fashion_mnist::default_cache;
 use crate::data::loader::stratified_fraction;
 use crate::data::samples::{read_samples, write_samples};
@@ -44,6 +45,7 @@ pub fn held_out_images(data: &DataConfig, sizes: &DitConfig) -> Result<ImageSet>
 fn images(data: &DataConfig, sizes: &DitConfig, split: Split) -> Result<ImageSet> {
     match (data.source, &data.path) {
         (DataSource::Embedded, _) => embedded::fashion_mnist(split),
+        (DataSource::Emoji, _) => emoji(),
         (DataSource::FashionMnist, Some(path)) => FashionMnist::open(path)?.read(split),
         (DataSource::FashionMnist, None) => {
             let cache = default_cache().ok_or_else(|| {
@@ -99,7 +101,7 @@ pub(super) fn stage_images(
     let parts = folder.path(TEACHER_IMAGE_PARTS);
     if !file.exists() {
         let drawn = recipe.data.drawn(&recipe.sample);
-        let labels = labels(drawn.count, sizes.classes()?);
+        let labels = labels(drawn.count, teacher.labels(sizes)?);
         let mut progress = Progress::new("teacher's images", labels.len() as u64, 0, quiet);
         let mut done = 0;
         let on_images = |count: usize| {
@@ -144,6 +146,10 @@ fn check_fit(shape: ImageShape, class_names: &[String], sizes: &DitConfig) -> Re
             "the images are {shape}, but the model takes {} channels of {side}×{side}",
             sizes.in_channels
         )));
+    }
+    // Captions are no table of the model's.
+    if sizes.text().is_some() {
+        return Ok(());
     }
     // Labels are places in the sorted list of class folders: one folder too few would shift all behind it.
     let classes = sizes.classes()?;
