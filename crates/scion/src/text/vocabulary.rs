@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use serde_json::Value;
 
+use super::charsmap;
 use super::sentencepiece::Model;
 use crate::checkpoint::read_json;
 use crate::error::{Error, Result};
@@ -49,6 +50,12 @@ impl Vocabulary {
             let detail =
                 format!("begins with the pieces {found:?}; expected those of a T5 tokenizer, {FIRST:?}");
             return Err(Error::invalid(&path, detail));
+        }
+        if let Some(id) = vocabulary.pieces.iter().position(|(piece, _)| piece.is_empty()) {
+            return Err(Error::invalid(&path, format!("has an empty text for piece {id}")));
+        }
+        if !vocabulary.charsmap.is_empty() {
+            charsmap::check(&vocabulary.charsmap).map_err(|why| Error::invalid(&path, why))?;
         }
         Ok((path, vocabulary))
     }
