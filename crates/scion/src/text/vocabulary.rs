@@ -84,8 +84,9 @@ impl Vocabulary {
                 format!("model.type is {kind}; expected \"Unigram\", as T5 has it"),
             ));
         }
-        let pieces = serde_json::from_value(json["model"]["vocab"].clone())
+        let pieces: Vec<(String, f64)> = serde_json::from_value(json["model"]["vocab"].clone())
             .map_err(|e| Error::invalid(path, format!("model.vocab must list pieces with scores: {e}")))?;
+        let pieces = pieces.into_iter().map(|(piece, score)| (piece, written(score))).collect();
         let normalizer = &json["normalizer"];
         let steps =
             normalizer["normalizers"].as_array().map_or(std::slice::from_ref(normalizer), Vec::as_slice);
@@ -100,6 +101,13 @@ impl Vocabulary {
         let symbols = added.iter().filter_map(|token| token["content"].as_str()).map(str::to_owned).collect();
         Ok(Self { pieces, charsmap, symbols })
     }
+}
+
+/// The score that was written: SentencePiece's are f32, and the reader of JSON may miss the last bit of an f64, which
+/// would decide between cuts of equal scores.
+fn written(score: f64) -> f64 {
+    let single = f64::from(score as f32);
+    if (score - single).abs() <= 2.0 * f64::EPSILON * score.abs() { single } else { score }
 }
 
 /// How many sentinels `tokenizer_config.json` says to add.
