@@ -93,6 +93,17 @@ fn parts_that_do_not_fit_are_refused() {
             r#"{"model": {"type": "Unigram", "vocab": [["a", 0.0]]}}"#,
             "begins with the pieces [\"a\"]",
         ),
+        (
+            "tokenizer.json",
+            r#"{"model": {"type": "Unigram", "vocab": [["<pad>", 0], ["</s>", 0], ["<unk>", 0], ["", 0]]}}"#,
+            "empty text for piece 3",
+        ),
+        (
+            "tokenizer.json",
+            r#"{"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAAAA=="},
+                "model": {"type": "Unigram", "vocab": [["<pad>", 0], ["</s>", 0], ["<unk>", 0]]}}"#,
+            "precompiled_charsmap is damaged",
+        ),
         ("tokenizer.json", r#"{"model": {"type": "Unigram", "vocab": 3}}"#, "model.vocab"),
     ] {
         fs::write(folder.path().join("tokenizer").join(file), contents).unwrap();

@@ -45,6 +45,28 @@ fn views_types_and_protocols() {
     assert_eq!(serde_json::json!(arguments), wanted);
 }
 
+#[test]
+fn single_rows_are_read() {
+    let file = open("views/views.pt");
+    let mut compared = 0;
+    let floats = |name: &&str| file.entry(name).unwrap().dtype.is_float();
+    for name in file.names().filter(floats) {
+        let (whole, shape) = (file.read_f32(name).unwrap(), &file.entry(name).unwrap().shape);
+        let Some(rows) = shape.first().copied().filter(|rows| *rows > 0) else { continue };
+        let width = whole.len() / rows;
+        let expected = [&whole[(rows - 1) * width..], &whole[..width]].concat();
+        assert_eq!(file.read_rows(name, &[rows - 1, 0]).unwrap(), expected, "{name}");
+        assert!(file.read_rows(name, &[]).unwrap().is_empty());
+        let message = file.read_rows(name, &[rows]).unwrap_err().to_string();
+        assert!(message.contains(&format!("none is numbered {rows}")), "{message}");
+        compared += usize::from(rows > 1 && width > 1);
+    }
+    assert!(compared > 2);
+    let diffusers = open("tiny/diffusers");
+    let message = diffusers.read_rows("blocks.0.attn.qkv.weight", &[0]).unwrap_err().to_string();
+    assert!(message.contains("in several pieces"), "{message}");
+}
+
 /// `scripts/fixtures/inception.py` makes these files: the published Inception weights are of the older layout.
 #[test]
 fn files_of_before_pytorch_1_6() {

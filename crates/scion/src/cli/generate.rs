@@ -102,7 +102,7 @@ pub fn generate(arguments: &GenerateArguments, common: &Common) -> Result<()> {
         let architecture = architecture_of(file, None)?;
         let factor = vae.as_ref().map_or(FACTOR, |vae| vae.config().factor());
         let size = Size::of(arguments, architecture.dit.input_size, factor)?;
-        architecture.check_size(size.latent[0], size.latent[1])?;
+        Painter::check(&architecture, size.latent)?;
         let prompts = encoded(arguments, &folder, &prompts)?;
         let painter = Painter::new(load(file, &architecture, &Device::flex())?, architecture, size.latent)?;
         let latents = draw(arguments, common, &painter, prompts, &config)?;

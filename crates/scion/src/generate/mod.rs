@@ -35,16 +35,24 @@ impl Painter {
     /// A painter of latents of a height and width.
     ///
     /// # Errors
-    /// When the model is not conditioned on text, or does not run on that size.
+    /// Those of [`Painter::check`].
     pub fn new(model: Dit, architecture: Architecture, size: [usize; 2]) -> Result<Self> {
+        Self::check(&architecture, size)?;
+        Ok(Self { model, architecture, size })
+    }
+
+    /// Whether a model can paint latents of a height and width.
+    ///
+    /// # Errors
+    /// When the model is not conditioned on text, or does not run on that size.
+    pub fn check(architecture: &Architecture, size: [usize; 2]) -> Result<()> {
         if architecture.dit.text().is_none() {
             return Err(Error::Usage(
                 "this model is conditioned on classes and reads no prompts; draw from it with scion sample"
                     .into(),
             ));
         }
-        architecture.check_size(size[0], size[1])?;
-        Ok(Self { model, architecture, size })
+        architecture.check_size(size[0], size[1])
     }
 
     /// The shape of a latent, [C, H, W].

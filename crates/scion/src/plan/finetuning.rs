@@ -37,12 +37,7 @@ pub fn check_finetuning(recipe: &Recipe, plan: &Plan) -> Result<()> {
     let (teacher, student) = (&plan.before, &plan.after);
     let fail = |detail: String| Err(Error::Plan(detail));
     if recipe.data.source == DataSource::Teacher {
-        let (channels, classes) = (teacher.dit.in_channels, teacher.dit.classes()?);
-        if ![1, 3].contains(&channels) {
-            return fail(format!(
-                "data.source = \"teacher\" keeps pictures of 1 or 3 channels, but this teacher draws {channels}"
-            ));
-        }
+        let classes = teacher.dit.classes()?;
         let count = recipe.data.drawn(&recipe.sample).count;
         if count < classes {
             return fail(format!("data.count must be at least one image a class, {classes}; found {count}"));

@@ -24,7 +24,7 @@ impl Projected {
         for mask in masks {
             let (context, others) = rest.split_at_mut(mask.len() * inner);
             texts.push((start, *mask, context));
-            (rest, start) = (others, start + mask.len() * inner);
+            (rest, start) = (others, start + mask.len());
         }
         texts.into_par_iter().for_each(|(start, mask, context)| {
             self.attend_text(config, start, mask, bias, context);

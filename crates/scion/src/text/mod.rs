@@ -4,6 +4,7 @@
 mod attention;
 mod cache;
 mod caption;
+mod charsmap;
 mod config;
 mod encoder;
 mod layer;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use serde_json::Value;
 
+use super::charsmap;
 use super::sentencepiece::Model;
 use crate::checkpoint::read_json;
 use crate::error::{Error, Result};
@@ -50,6 +51,12 @@ impl Vocabulary {
                 format!("begins with the pieces {found:?}; expected those of a T5 tokenizer, {FIRST:?}");
             return Err(Error::invalid(&path, detail));
         }
+        if let Some(id) = vocabulary.pieces.iter().position(|(piece, _)| piece.is_empty()) {
+            return Err(Error::invalid(&path, format!("has an empty text for piece {id}")));
+        }
+        if !vocabulary.charsmap.is_empty() {
+            charsmap::check(&vocabulary.charsmap).map_err(|why| Error::invalid(&path, why))?;
+        }
         Ok((path, vocabulary))
     }
 
@@ -77,8 +84,9 @@ impl Vocabulary {
                 format!("model.type is {kind}; expected \"Unigram\", as T5 has it"),
             ));
         }
-        let pieces = serde_json::from_value(json["model"]["vocab"].clone())
+        let pieces: Vec<(String, f64)> = serde_json::from_value(json["model"]["vocab"].clone())
             .map_err(|e| Error::invalid(path, format!("model.vocab must list pieces with scores: {e}")))?;
+        let pieces = pieces.into_iter().map(|(piece, score)| (piece, written(score))).collect();
         let normalizer = &json["normalizer"];
         let steps =
             normalizer["normalizers"].as_array().map_or(std::slice::from_ref(normalizer), Vec::as_slice);
@@ -93,6 +101,13 @@ impl Vocabulary {
         let symbols = added.iter().filter_map(|token| token["content"].as_str()).map(str::to_owned).collect();
         Ok(Self { pieces, charsmap, symbols })
     }
+}
+
+/// The score that was written: SentencePiece's are f32, and the reader of JSON may miss the last bit of an f64, which
+/// would decide between cuts of equal scores.
+fn written(score: f64) -> f64 {
+    let single = f64::from(score as f32);
+    if (score - single).abs() <= 2.0 * f64::EPSILON * score.abs() { single } else { score }
 }
 
 /// How many sentinels `tokenizer_config.json` says to add.

@@ -13,7 +13,11 @@ fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let (from, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
-        if from.is_dir() { copy(&from, &to) } else { drop(fs::copy(&from, &to).unwrap()) }
+        if from.is_dir() {
+            copy(&from, &to);
+        } else {
+            fs::copy(&from, &to).unwrap();
+        }
     }
 }
 
@@ -28,14 +32,12 @@ fn pipeline() -> tempfile::TempDir {
     folder
 }
 
-/// The command with the fixture's settings, but for prompts.
+/// The command with the fixture's settings, but for prompts and steps.
 fn generate(folder: &Path, out: &str) -> Command {
     let mut command = scion("generate");
     command.arg(folder.join("pipeline")).args([
         "--negative",
         "blurry",
-        "--steps",
-        "6",
         "--plain",
         "--precision",
         "f32",
@@ -63,13 +65,13 @@ fn latents_are_those_of_diffusers() {
     for batch in ["2", "1"] {
         let out = format!("latents-{batch}.safetensors");
         let mut command = generate(path, &out);
-        command.args(["--batch", batch, "--prompts"]).arg(path.join("prompts.txt"));
+        command.args(["--steps", "6", "--batch", batch, "--prompts"]).arg(path.join("prompts.txt"));
         printed(command.arg("--noise").arg(fixture("pipeline/noise.safetensors")));
         let error = error(&read_tensor(&path.join(&out), "latents"), &read_tensor(&expected, "latents"));
         assert!(error < 1e-3, "latents differ by {error}");
     }
     let mut command = generate(path, "sized.safetensors");
-    command.arg("A red Fox in the snow").args(SIZE);
+    command.args(["A red Fox in the snow", "--steps", "6"]).args(SIZE);
     printed(command.arg("--noise").arg(fixture("pipeline/sized-noise.safetensors")));
     let file = Checkpoint::open(&path.join("sized.safetensors")).unwrap();
     assert_eq!(file.entry("latents").unwrap().shape, [1, 4, 40, 24], "the nearest bin is drawn");
@@ -89,7 +91,7 @@ fn pictures_are_those_of_diffusers() {
     let folder = pipeline();
     let path = folder.path();
     let mut command = generate(path, "fox.png");
-    command.arg("A red Fox in the snow").args(SIZE);
+    command.args(["A red Fox in the snow", "--steps", "6"]).args(SIZE);
     printed(command.arg("--noise").arg(fixture("pipeline/sized-noise.safetensors")));
     let expected = Checkpoint::open(&fixture("pipeline/expected.safetensors")).unwrap();
     let expected = expected.read_i64("sized.image").unwrap();
