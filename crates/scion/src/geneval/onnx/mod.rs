@@ -16,7 +16,7 @@ use super::detections::{Detections, Objects};
 use super::layout::{Folder, Sample, open_image};
 use super::prompt::Prompt;
 use super::rules::{Rules, surest};
-use super::score::check_classes;
+use super::score::{check_classes, counted};
 use crate::data::Raster;
 use crate::error::Result;
 
@@ -94,7 +94,7 @@ fn look(
     }
     let Some(colors) = colors else { return Ok(objects) };
     let any = Rules { threshold: 0.0, counting_threshold: 0.0, ..*rules };
-    let counted = super::score::counted(&objects, prompt.tag, &any);
+    let counted = counted(&objects, prompt.tag, &any);
     for required in prompt.include.iter().filter(|required| required.color.is_some()) {
         for asked in surest(required, &counted) {
             let class = required.class.as_str();
