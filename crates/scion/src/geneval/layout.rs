@@ -7,6 +7,7 @@
 //! DIR/00001/…
 //! ```
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -40,8 +41,8 @@ impl Layout {
         }
         let layout = Self { dir: dir.into(), prompts, images };
         fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
-        let known = |name: &String| (0..layout.prompts.len()).any(|prompt| *name == folder_name(prompt));
-        if let Some(other) = numbered(dir)?.into_iter().find(|name| !known(name)) {
+        let known: HashSet<String> = (0..layout.prompts.len()).map(folder_name).collect();
+        if let Some(other) = numbered(dir)?.into_iter().find(|name| !known.contains(name)) {
             let detail = format!("holds {other}, which is none of these {} prompts", layout.prompts.len());
             return Err(Error::Exists { path: dir.into(), detail });
         }

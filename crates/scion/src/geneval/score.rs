@@ -1,5 +1,6 @@
 //! From a folder of images and what was detected in them to results.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use serde::Serialize;
@@ -72,21 +73,21 @@ pub(super) fn check_classes(prompts: &[Prompt], classes: &[String]) -> Result<()
     Err(Error::Usage(format!("geneval: {detail}")))
 }
 
+/// Refuses detections of other images than the folder's.
 fn check_images(folder: &Folder, detections: &Detections) -> Result<(), String> {
-    let keys: std::collections::HashSet<&str> = folder.samples.iter().map(|s| s.key.as_str()).collect();
-    let named = |list: Vec<&str>, what: &str| match list[..] {
-        [] => Ok(()),
-        [one] => Err(format!("{what} {one}")),
-        [first, ..] => Err(format!("{what} {} images, the first {first}", list.len())),
+    let keys: HashSet<&str> = folder.samples.iter().map(|sample| sample.key.as_str()).collect();
+    let named = |mut list: Vec<&str>, what: &str| {
+        list.sort_unstable();
+        match list[..] {
+            [] => Ok(()),
+            [one] => Err(format!("{what} {one}")),
+            [first, ..] => Err(format!("{what} {} images, the first {first}", list.len())),
+        }
     };
-    let lacking = keys_in_order(folder).filter(|key| !detections.images.contains_key(*key));
+    let lacking = keys.iter().copied().filter(|key| !detections.images.contains_key(*key));
     named(lacking.collect(), "has no detections of")?;
     let left_over = detections.images.keys().map(String::as_str).filter(|key| !keys.contains(key));
     named(left_over.collect(), "has detections that the folder has no image for, of")
-}
-
-fn keys_in_order(folder: &Folder) -> impl Iterator<Item = &str> {
-    folder.samples.iter().map(|sample| sample.key.as_str())
 }
 
 /// A doubt about the scores, for programs.

@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use super::rules::Rules;
 use super::score::Warning;
-use super::summary::Summary;
+use super::summary::{Summary, TagScore};
+use crate::metrics::Estimate;
 
 /// Everything found about a folder of images; the JSON of `scion geneval`.
 #[derive(Clone, Debug, Serialize)]
@@ -27,8 +28,8 @@ pub struct Report {
 
 /// Heading, accuracy, right images and prompts of each line.
 fn rows(summary: &Summary) -> Vec<[String; 4]> {
-    let percent = |e: &crate::metrics::Estimate| format!("{:.2}% ± {:.2}", 100.0 * e.value, 100.0 * e.stderr);
-    let tag = |tag: &super::summary::TagScore| {
+    let percent = |e: &Estimate| format!("{:.2}% ± {:.2}", 100.0 * e.value, 100.0 * e.stderr);
+    let tag = |tag: &TagScore| {
         let score = &tag.score;
         let images = format!("{} / {}", score.correct, score.images);
         [tag.tag.name().to_owned(), percent(&score.accuracy), images, score.prompts.to_string()]

@@ -168,12 +168,15 @@ fn networks_look_at_the_images() {
     let report: Value = serde_json::from_str(&printed(&mut command)).unwrap();
     assert_eq!(
         (&report["detector"], &report["color_classifier"]),
-        (&json!("detector.onnx"), &json!("encoder.onnx"))
+        (&json!("ONNX file detector.onnx"), &json!("ONNX file encoder.onnx"))
     );
     assert_eq!(report["warnings"][0]["kind"], "other-detector");
     let seen = scion::geneval::Detections::read(&found).unwrap();
     assert_eq!(seen.images["00000/samples/0000.png"]["dog"].len(), 2);
 
+    // Colours were told of objects that a lower threshold lets count, too.
+    let low = dir.path().join("low.jsonl");
+    printed(score(&folder, &found).args(["--threshold", "0.01", "--results"]).arg(&low));
     let again = dir.path().join("again.jsonl");
     let second = printed(score(&folder, &found).arg("--json").arg("--results").arg(&again));
     assert_eq!(serde_json::from_str::<Value>(&second).unwrap(), report);

@@ -34,8 +34,8 @@ fn pixel(image: &Raster, x: isize, y: isize, mask: Option<&Mask>) -> [u8; 3] {
 }
 
 /// Mean and standard deviation of the pixels that OpenAI's CLIP was trained on.
-const MEAN: [f32; 3] = [0.48145466, 0.4578275, 0.40821073];
-const DEVIATION: [f32; 3] = [0.26862954, 0.26130258, 0.27577711];
+const MEAN: [f64; 3] = [0.48145466, 0.4578275, 0.40821073];
+const DEVIATION: [f64; 3] = [0.26862954, 0.26130258, 0.27577711];
 
 /// An RGB image as CLIP takes it, [3, S, S]: the shorter side resized to S (bicubic), the centre cut out, pixels
 /// normalised.
@@ -47,8 +47,9 @@ pub(super) fn prepare(image: &Raster, side: usize) -> Vec<f32> {
     };
     let square = resize(image, span(image.width), span(image.height), Filter::Bicubic);
     let area = side * side;
-    let value =
-        |(at, level): (usize, u8)| (f32::from(level) / 255.0 - MEAN[at / area]) / DEVIATION[at / area];
+    let value = |(at, level): (usize, u8)| {
+        ((f64::from(level) / 255.0 - MEAN[at / area]) / DEVIATION[at / area]) as f32
+    };
     square.to_planes().into_iter().enumerate().map(value).collect()
 }
 

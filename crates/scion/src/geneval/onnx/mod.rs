@@ -16,7 +16,7 @@ use super::detections::{Detections, Objects};
 use super::layout::{Folder, Sample, open_image};
 use super::prompt::Prompt;
 use super::rules::{Rules, surest};
-use super::score::check_classes;
+use super::score::{check_classes, counted};
 use crate::data::Raster;
 use crate::error::Result;
 
@@ -44,8 +44,8 @@ pub fn colored_classes(prompts: &[Prompt]) -> BTreeSet<&str> {
     required.filter(|required| required.color.is_some()).map(|required| required.class.as_str()).collect()
 }
 
-/// Looks at every image of a folder. Colours are told of the objects whose colour the rules will ask for; where
-/// there is no classifier, of none. `seen` is called after each image.
+/// Looks at every image of a folder. Colours are told of the objects whose colour the rules may ask for, at whatever
+/// threshold; where there is no classifier, of none. `seen` is called after each image.
 ///
 /// # Errors
 /// `Usage` if a prompt names a class that is not in `classes`; `Invalid` if an image cannot be read or a network
@@ -65,7 +65,8 @@ pub fn detect(
         Ok((sample.key.clone(), found))
     };
     let images = folder.samples.par_iter().with_max_len(1).map(look).collect::<Result<BTreeMap<_, _>>>()?;
-    let by = |path: &Path| path.file_name().map_or(String::new(), |name| name.to_string_lossy().into_owned());
+    // Never the name of GenEval's own detector, whatever the file is called.
+    let by = |path: &Path| format!("ONNX file {}", path.file_name().unwrap_or_default().to_string_lossy());
     Ok(Detections {
         detector: by(detector.path()),
         color_classifier: colors.map(|colors| by(colors.path())),
@@ -92,7 +93,8 @@ fn look(
         masks.entry(class).or_default().push(found.mask);
     }
     let Some(colors) = colors else { return Ok(objects) };
-    let counted = super::score::counted(&objects, prompt.tag, rules);
+    let any = Rules { threshold: 0.0, counting_threshold: 0.0, ..*rules };
+    let counted = counted(&objects, prompt.tag, &any);
     for required in prompt.include.iter().filter(|required| required.color.is_some()) {
         for asked in surest(required, &counted) {
             let class = required.class.as_str();

@@ -114,7 +114,7 @@ fn folders_are_seen_and_scored() {
     let (detector, colors) = (detector("detector.onnx"), classifier());
     let detections = detect(&folder, &detector, Some(&colors), &classes(), &rules, count).unwrap();
     assert_eq!((seen.into_inner(), detections.images.len()), (4, 4));
-    assert_eq!(detections.detector, "detector.onnx");
+    assert_eq!(detections.detector, "ONNX file detector.onnx");
     let dogs = &detections.images["00000/samples/0000.png"]["dog"];
     // Only the surest is asked for its colour. Its mask leaves a corner out, which is grey then.
     assert_eq!(dogs.iter().map(|dog| dog.color).collect::<Vec<_>>(), [Some(Color::White), None]);
