@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::{SMALL_MODEL, assert_names, fixture, listing, printed, refused, scion};
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 20] = [
     "bench",
     "quickstart",
     "run",
@@ -14,13 +14,17 @@ const COMMANDS: [&str; 15] = [
     "inspect",
     "convert",
     "forward",
+    "encode",
+    "tokenize",
     "pretrain",
     "distill",
     "finetune",
     "sample",
-    "tokenize",
+    "generate",
     "evaluate",
     "geneval",
+    "analyze",
+    "neighbours",
     "report",
 ];
 
