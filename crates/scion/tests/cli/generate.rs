@@ -35,13 +35,7 @@ fn pipeline() -> tempfile::TempDir {
 /// The command with the fixture's settings, but for prompts and steps.
 fn generate(folder: &Path, out: &str) -> Command {
     let mut command = scion("generate");
-    command.arg(folder.join("pipeline")).args([
-        "--negative",
-        "blurry",
-        "--plain",
-        "--precision",
-        "f32",
-    ]);
+    command.arg(folder.join("pipeline")).args(["--negative", "blurry", "--plain", "--precision", "f32"]);
     command.env("SCION_CACHE", folder.join("cache")).arg("--out").arg(folder.join(out));
     command
 }
