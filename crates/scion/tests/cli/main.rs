@@ -1,6 +1,7 @@
 //! The command line as a user meets it: the built program, its exit codes, messages and files.
 
 mod analysis;
+mod captioned;
 mod checkpoints;
 mod evaluation;
 mod evaluation_sets;
