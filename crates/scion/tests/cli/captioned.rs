@@ -25,16 +25,16 @@ fn captioned_pictures_train_a_model_that_is_grafted_and_drawn_from() {
     let recipe = format!(
         "[model]\ncheckpoint = {teacher:?}\n[data]\nsource = \"emoji\"\n[[graft]]\ntarget = \"attention\"\nblocks = \"all\"\n\
          operator = {{ kind = \"hyena-x\" }}\n[distill]\nsteps = 2\nbatch = 4\nvalidation = 4\n[finetune]\nsteps = 2\nbatch = 4\n\
-         [sample]\nsampler = \"dpm-solver++\"\nsteps = 2\ncfg = 2.0\ncount = 6\n[evaluate]\nlatency-runs = 1\nlatency-batch = 2\n"
+         [sample]\nsampler = \"dpm-solver++\"\nsteps = 2\ncfg = 2.0\ncount = 12\n[evaluate]\nlatency-runs = 1\nlatency-batch = 2\n"
     );
     fs::write(path("graft.toml"), recipe).unwrap();
     printed(scion("run").arg(path("graft.toml")).arg("--out").arg(path("run")));
     let samples = path("run").join("samples");
     assert!(listing(&samples).contains(&"stage2.png".to_string()), "{:?}", listing(&samples));
     let drawn = read_samples(&samples.join("stage2.npz")).unwrap();
-    assert_eq!((drawn.len(), drawn.shape().len()), (6, 3 * 64 * 64));
+    assert_eq!((drawn.len(), drawn.shape().len()), (12, 3 * 64 * 64));
     // Spread over the captions and the prompts without a picture.
-    assert_eq!(drawn.labels(), [0, 175, 350, 525, 700, 875]);
+    assert_eq!(drawn.labels()[..4], [0, 87, 175, 262]);
     assert_names(&fs::read_to_string(path("run").join("report.html")).unwrap(), &["hyena-x"]);
     let class = "[model]\ncheckpoint = \"embedded\"\n[data]\nsource = \"emoji\"\n[[graft]]\ntarget = \"mlp\"\nblocks = [0]\n\
                  operator = { kind = \"mlp\", ratio = 3 }\n[distill]\nsteps = 1\nbatch = 2\nvalidation = 2\n";
