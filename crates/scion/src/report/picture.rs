@@ -86,7 +86,7 @@ fn style() -> String {
         "text{{font:12px sans-serif;fill:{ink}}}.title{{font-weight:600}}.tick,.name{{fill:{soft}}}\
          .mid{{text-anchor:middle}}.end{{text-anchor:end}}.grid{{stroke:{rule};fill:none}}.axis{{stroke:{soft};fill:none}}\
          .line{{fill:none;stroke:currentColor;stroke-width:1.8}}.raw{{stroke-width:1;opacity:0.3}}\
-         .bar{{fill:none;stroke:currentColor;stroke-width:1.2;opacity:0.6}}.dot{{fill:currentColor}}{series}"
+         .error{{fill:none;stroke:currentColor;stroke-width:1.2;opacity:0.6}}.dot{{fill:currentColor}}{series}"
     )
 }
 

@@ -164,7 +164,7 @@ fn line(
     for (x, low, high) in bars(series) {
         write!(
             out,
-            "<path class=\"bar\" {paint} d=\"M{:.2} {:.2}V{:.2}\"/>",
+            "<path class=\"error\" {paint} d=\"M{:.2} {:.2}V{:.2}\"/>",
             frame.px(x),
             frame.py(low),
             frame.py(high)

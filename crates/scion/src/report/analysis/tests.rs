@@ -94,7 +94,7 @@ fn the_page_holds_every_section_and_escapes_names() {
     assert_eq!(html.matches("Locality curve Lₖ").count(), 2 * 2);
     assert!(html.contains("data-y=\"0e0 1e0 false\""));
     // Three blocks, two slots, loss and distance.
-    assert_eq!(html.matches("class=\"bar\"").count(), 3 * 2 * 2);
+    assert_eq!(html.matches("class=\"error\"").count(), 3 * 2 * 2);
 }
 
 #[test]
