@@ -2,6 +2,7 @@
 
 mod data;
 mod sample;
+mod texts;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use scion_kernels::gemm::faster_precision;
 use serde::{Deserialize, Serialize};
 
 pub use sample::{SampleConfig, SamplerConfig};
+pub use texts::{Texts, read_lines};
 
 use crate::error::{Error, Result};
 use crate::model::DitConfig;
@@ -112,6 +114,10 @@ pub struct ModelConfig {
     /// The autoencoder whose latents the model makes: its folder. Without it, samples of such a model stay latents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vae: Option<PathBuf>,
+    /// The folder that holds `tokenizer` and `text_encoder` of a text-to-image model. Without it, prompts are those whose
+    /// embeddings are compiled into the program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_encoder: Option<PathBuf>,
 }
 
 impl ModelConfig {
@@ -172,6 +178,9 @@ pub struct DataConfig {
     /// Whether images that cannot be read are left out (and counted) instead of stopping the run.
     #[serde(default)]
     pub skip_broken: bool,
+    /// A text file with the prompts, one a line, of which a text-to-image teacher draws images in turn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompts: Option<PathBuf>,
     /// Images that the teacher draws; 10,000 where it is left out. They are drawn as `[sample]` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<usize>,
@@ -194,6 +203,7 @@ impl Default for DataConfig {
             path: None,
             fraction: 1.0,
             skip_broken: false,
+            prompts: None,
             count: None,
             steps: None,
             cfg: None,
@@ -243,7 +253,11 @@ impl InitConfig {
 pub struct EvaluateConfig {
     /// The models that are drawn from and scored, as far as the recipe has the stages that make them.
     pub models: BTreeSet<ModelName>,
-    /// Images of each class in a model's grid.
+    /// What a text-to-image model draws, in turn: prompts, or a text file with one a line. Captions or prompts of the data,
+    /// spread evenly, where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompts: Option<Texts>,
+    /// Images of each class or prompt in a model's grid.
     pub grid_columns: usize,
     /// Timed forward passes a model.
     pub latency_runs: usize,
@@ -253,7 +267,13 @@ pub struct EvaluateConfig {
 
 impl Default for EvaluateConfig {
     fn default() -> Self {
-        Self { models: ModelName::ALL.into(), grid_columns: 8, latency_runs: 15, latency_batch: 64 }
+        Self {
+            models: ModelName::ALL.into(),
+            prompts: None,
+            grid_columns: 8,
+            latency_runs: 15,
+            latency_batch: 64,
+        }
     }
 }
 

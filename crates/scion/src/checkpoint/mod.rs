@@ -29,7 +29,7 @@ pub(crate) use source::read_json;
 pub use source::{Format, Source};
 use tensor::Stored;
 pub use tensor::{Dtype, TensorEntry};
-pub use write::{Precision, TensorSource, ensure_absent, write_dit, write_safetensors, write_scion};
+pub use write::{Precision, Read, TensorSource, ensure_absent, write_dit, write_safetensors, write_scion};
 pub use write_diffusers::write_diffusers;
 pub use write_pytorch::write_pytorch;
 

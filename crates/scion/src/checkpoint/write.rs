@@ -57,7 +57,8 @@ fn fill<const N: usize>(values: &[f32], out: &mut Vec<u8>, bytes: impl Fn(f32) -
     slots.iter_mut().zip(values).for_each(|(slot, &value)| *slot = bytes(value));
 }
 
-type Read<'a> = Box<dyn Fn() -> Result<Vec<f32>> + 'a>;
+/// What reads elements.
+pub type Read<'a> = Box<dyn Fn() -> Result<Vec<f32>> + 'a>;
 
 /// A named tensor that a writer asks for when it needs it, perhaps more than once.
 pub struct TensorSource<'a> {
@@ -65,13 +66,24 @@ pub struct TensorSource<'a> {
     pub name: String,
     /// Row-major shape.
     pub shape: Vec<usize>,
-    read: Read<'a>,
+    pieces: Vec<Read<'a>>,
 }
 
 impl<'a> TensorSource<'a> {
     /// A tensor whose elements, in row-major order, `read` returns.
     pub fn new(name: String, shape: Vec<usize>, read: impl Fn() -> Result<Vec<f32>> + 'a) -> Self {
-        Self { name, shape, read: Box::new(read) }
+        Self::in_pieces(name, shape, vec![Box::new(read)])
+    }
+
+    /// A tensor whose elements the pieces return one after the other; writing it needs memory for the largest one only.
+    pub fn in_pieces(name: String, shape: Vec<usize>, pieces: Vec<Read<'a>>) -> Self {
+        Self { name, shape, pieces }
+    }
+
+    /// The same under another name.
+    #[must_use]
+    pub fn renamed(self, name: String) -> Self {
+        Self { name, ..self }
     }
 
     /// The number of elements.
@@ -81,31 +93,39 @@ impl<'a> TensorSource<'a> {
 
     /// The elements, as many as the shape says.
     pub(super) fn read(&self, path: &Path) -> Result<Vec<f32>> {
-        let values = (self.read)()?;
-        if values.len() != self.numel() {
-            let detail = format!(
-                "tensor `{}` of shape {:?} came with {} elements",
-                self.name,
-                self.shape,
-                values.len()
-            );
-            return Err(Error::Tensors { path: path.into(), detail });
-        }
+        let values = match &self.pieces[..] {
+            [whole] => whole()?,
+            pieces => pieces.iter().map(|piece| piece()).collect::<Result<Vec<_>>>()?.concat(),
+        };
+        self.check(path, values.len())?;
         Ok(values)
+    }
+
+    fn check(&self, path: &Path, elements: usize) -> Result<()> {
+        if elements == self.numel() {
+            return Ok(());
+        }
+        let detail =
+            format!("tensor `{}` of shape {:?} came with {elements} elements", self.name, self.shape);
+        Err(Error::Tensors { path: path.into(), detail })
     }
 
     /// Writes the elements as little-endian bytes, in pieces that need little memory beside the tensor.
     pub(super) fn write(&self, path: &Path, precision: Precision, out: &mut impl Write) -> Result<()> {
-        let mut bytes = Vec::new();
-        for values in self.read(path)?.chunks(1 << 18) {
-            precision.encode(values, &mut bytes).map_err(|value| {
-                let detail =
-                    format!("tensor `{}` holds {value}, beyond the range of {precision:?}", self.name);
-                Error::Tensors { path: path.into(), detail }
-            })?;
-            out.write_all(&bytes).map_err(|e| Error::io("write", path, e))?;
+        let (mut bytes, mut written) = (Vec::new(), 0);
+        for piece in &self.pieces {
+            let piece = piece()?;
+            written += piece.len();
+            for values in piece.chunks(1 << 18) {
+                precision.encode(values, &mut bytes).map_err(|value| {
+                    let detail =
+                        format!("tensor `{}` holds {value}, beyond the range of {precision:?}", self.name);
+                    Error::Tensors { path: path.into(), detail }
+                })?;
+                out.write_all(&bytes).map_err(|e| Error::io("write", path, e))?;
+            }
         }
-        Ok(())
+        self.check(path, written)
     }
 }
 

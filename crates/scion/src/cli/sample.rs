@@ -14,7 +14,7 @@ use crate::checkpoint::ensure_absent;
 use crate::config::{PrecisionConfig, SampleConfig, SamplerConfig};
 use crate::data::image_io::{GridOptions, grid, save_animation, save_folder, save_png};
 use crate::data::samples::{SETTINGS, labels_in_turn, write_samples};
-use crate::data::{DrawnLatents, ImageShape};
+use crate::data::{DrawnLatents, ImageShape, Piece};
 use crate::diffusion::GuidanceChannels;
 use crate::error::{Error, Result};
 use crate::latent::fingerprint as autoencoder_fingerprint;
@@ -177,6 +177,11 @@ fn side_by_side(arguments: &SampleArguments, seed: u64, quiet: bool) -> Result<(
     Ok(())
 }
 
+/// All bytes as one piece.
+fn whole(bytes: &[u8]) -> Piece<'_> {
+    Box::new(|| Ok(bytes.to_vec()))
+}
+
 /// Images of a film.
 const FILMED: usize = 50;
 
@@ -234,7 +239,7 @@ impl Drawing<'_> {
         let in_parts = labels.len() > CHUNK;
         let pixels = if in_parts {
             claim(&parts, SETTINGS, &self.settings, "images")?;
-            sample_in_parts(model, sizes, sampling, *seed, labels, 0, canvas, &parts, on_images)?
+            sample_in_parts(model, sizes, sampling, *seed, labels, 0, canvas, &parts, on_images)?.read()?
         } else {
             canvas.bytes(&sample_images(model, sizes, sampling, *seed, labels, 0, on_images)?)?
         };
@@ -242,7 +247,7 @@ impl Drawing<'_> {
         match form {
             "png" => save_png(out, &grid(&pixels, shape, &layout(classes, labels.len()))?)?,
             "npz" => write_samples(out, &pixels, shape, Some(labels))?,
-            _ => DrawnLatents::write(out, &pixels, shape, labels)?,
+            _ => DrawnLatents::write(out, [whole(&pixels)], shape, labels)?,
         }
         if in_parts { remove_parts(&parts) } else { Ok(()) }
     }

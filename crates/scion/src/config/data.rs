@@ -43,6 +43,7 @@ impl DataConfig {
                 ("count", self.count.is_some()),
                 ("steps", self.steps.is_some()),
                 ("cfg", self.cfg.is_some()),
+                ("prompts", self.prompts.is_some()),
             ];
             return match set.iter().find(|(_, there)| *there) {
                 Some((name, _)) => {

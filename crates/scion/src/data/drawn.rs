@@ -1,51 +1,61 @@
 use std::path::Path;
+use std::sync::Arc;
 
 use super::image_set::ImageShape;
-use crate::checkpoint::{Checkpoint, Precision, TensorSource, write_safetensors};
+use crate::checkpoint::{Checkpoint, Precision, Read, TensorSource, write_safetensors};
 use crate::error::{Error, Result};
 
-/// Latents that a model drew, as it made them: scaled, and one of each.
+/// Latents that a model drew, as it made them: scaled, and one of each. They stay on disk until they are read.
 #[derive(Clone, Debug)]
 pub struct DrawnLatents {
     shape: ImageShape,
-    /// [N, C, h, w].
-    values: Vec<f32>,
+    /// Read when they are asked for.
+    file: Arc<Checkpoint>,
+    /// Places in the file.
+    rows: Vec<usize>,
     labels: Vec<usize>,
     class_names: Vec<String>,
 }
+
+/// What reads some of the latents' bytes.
+pub type Piece<'a> = Box<dyn Fn() -> Result<Vec<u8>> + 'a>;
 
 /// The tensor, and the field of the metadata, of a file of drawn latents.
 const LATENTS: &str = "latents";
 const LABELS: &str = "labels";
 
 impl DrawnLatents {
-    /// Writes a file: `latents`, f32 [N, C, h, w], and their labels as a JSON list in the metadata. `bytes` are the values,
-    /// little-endian.
+    /// Writes a file: `latents`, f32 [N, C, h, w], and their labels as a JSON list in the metadata. The pieces are the values'
+    /// bytes, little-endian, read one at a time.
     ///
     /// # Errors
-    /// `Usage` if there are not as many values as the labels and the shape ask for; `Io` if the file cannot be written.
-    pub fn write(path: &Path, bytes: &[u8], shape: ImageShape, labels: &[usize]) -> Result<()> {
-        if bytes.len() != labels.len() * shape.len() * size_of::<f32>() {
-            let (found, count) = (bytes.len(), labels.len());
-            return Err(Error::Usage(format!(
-                "latents: {found} bytes are not {count} latents of shape {shape}"
-            )));
-        }
-        let values = || Ok(bytes.as_chunks().0.iter().map(|&value| f32::from_le_bytes(value)).collect());
-        let tensor = TensorSource::new(
+    /// Those of the pieces; `Tensors` if there are not as many values as the labels and the shape ask for; `Io` if the file
+    /// cannot be written.
+    pub fn write<'a>(
+        path: &Path,
+        pieces: impl IntoIterator<Item = Piece<'a>>,
+        shape: ImageShape,
+        labels: &[usize],
+    ) -> Result<()> {
+        let values = |piece: Piece<'a>| -> Read<'a> {
+            Box::new(move || {
+                Ok(piece()?.as_chunks().0.iter().map(|&value| f32::from_le_bytes(value)).collect())
+            })
+        };
+        let tensor = TensorSource::in_pieces(
             LATENTS.into(),
             vec![labels.len(), shape.channels, shape.height, shape.width],
-            values,
+            pieces.into_iter().map(values).collect(),
         );
         let metadata = [(LABELS.into(), serde_json::json!(labels).to_string())].into();
         write_safetensors(path, &[tensor], Precision::F32, &metadata)
     }
 
-    /// Reads such a file; classes are named by their numbers.
+    /// Opens such a file; classes are named by their numbers.
     ///
     /// # Errors
     /// `Io`, `Invalid` or `Tensors`, naming the file, if it cannot be read or holds something else.
-    pub fn read(path: &Path) -> Result<Self> {
+    pub fn open(path: &Path) -> Result<Self> {
         let file = Checkpoint::open(path)?;
         let shape = file.entry(LATENTS).map(|entry| entry.shape.clone()).unwrap_or_default();
         let &[count, channels, height, width] = &shape[..] else {
@@ -60,7 +70,8 @@ impl DrawnLatents {
         let classes = labels.iter().max().map_or(0, |last| last + 1);
         Ok(Self {
             shape: ImageShape { channels, height, width },
-            values: file.read_f32(LATENTS)?,
+            file: Arc::new(file),
+            rows: (0..count).collect(),
             labels,
             class_names: (0..classes).map(|class| class.to_string()).collect(),
         })
@@ -86,22 +97,26 @@ impl DrawnLatents {
     /// # Errors
     /// `Usage` for an index outside the set.
     pub fn subset(&self, indices: &[usize]) -> Result<Self> {
-        let values = self.values(indices)?;
+        let rows = self.places(indices)?;
         let labels = indices.iter().map(|&i| self.labels[i]).collect();
-        Ok(Self { shape: self.shape, values, labels, class_names: self.class_names.clone() })
+        Ok(Self { rows, labels, ..self.clone() })
     }
 
     /// The chosen latents, [indices.len(), C, h, w].
     ///
     /// # Errors
-    /// `Usage` for an index outside the set.
+    /// `Usage` for an index outside the set; `Io` if the file cannot be read.
     pub fn values(&self, indices: &[usize]) -> Result<Vec<f32>> {
+        self.file.read_rows(LATENTS, &self.places(indices)?)
+    }
+
+    /// Places in the file.
+    fn places(&self, indices: &[usize]) -> Result<Vec<usize>> {
         if let Some(i) = indices.iter().find(|&&i| i >= self.labels.len()) {
             let detail = format!("latents: latent {i} asked for, but there are {}", self.labels.len());
             return Err(Error::Usage(detail));
         }
-        let len = self.shape.len();
-        Ok(indices.iter().flat_map(|&i| &self.values[i * len..(i + 1) * len]).copied().collect())
+        Ok(indices.iter().map(|&i| self.rows[i]).collect())
     }
 }
 
@@ -115,14 +130,19 @@ mod tests {
         let path = folder.path().join("drawn.safetensors");
         let shape = ImageShape { channels: 4, height: 1, width: 2 };
         let bytes: Vec<u8> = (0..24).flat_map(|i| (i as f32).to_le_bytes()).collect();
-        DrawnLatents::write(&path, &bytes, shape, &[2, 0, 1]).unwrap();
-        let set = DrawnLatents::read(&path).unwrap();
+        let piece = |range: std::ops::Range<usize>| -> Piece {
+            let bytes = bytes[range].to_vec();
+            Box::new(move || Ok(bytes.clone()))
+        };
+        DrawnLatents::write(&path, [piece(0..32), piece(32..96)], shape, &[2, 0, 1]).unwrap();
+        let set = DrawnLatents::open(&path).unwrap();
         assert_eq!((set.shape(), set.labels(), set.class_names().len()), (shape, &[2, 0, 1][..], 3));
         let few = set.subset(&[2, 0]).unwrap();
         assert_eq!((few.labels(), &few.values(&[1]).unwrap()[..2]), (&[1, 2][..], &[0.0, 1.0][..]));
+        assert_eq!(set.values(&[2, 0]).unwrap()[..2], [16.0, 17.0]);
         assert!(few.values(&[2]).unwrap_err().to_string().contains("latent 2"));
-        let short = DrawnLatents::write(&path, &bytes[4..], shape, &[2, 0, 1]).unwrap_err().to_string();
-        assert!(short.contains("92 bytes are not 3 latents of shape [4, 1, 2]"), "{short}");
+        let short = DrawnLatents::write(&path, [piece(4..96)], shape, &[2, 0, 1]).unwrap_err().to_string();
+        assert!(short.contains("`latents` of shape [3, 4, 1, 2] came with 23 elements"), "{short}");
     }
 
     #[test]
@@ -133,7 +153,7 @@ mod tests {
             let tensor = TensorSource::new(name.into(), shape, || Ok(vec![0.0; 4]));
             let metadata = [("labels".to_string(), labels.to_string())].into();
             write_safetensors(&path, &[tensor], Precision::F32, &metadata).unwrap();
-            DrawnLatents::read(&path).unwrap_err().to_string()
+            DrawnLatents::open(&path).unwrap_err().to_string()
         };
         assert!(written("x", vec![1, 4, 1, 1], "[0]").contains("holds latents []"));
         assert!(written("latents", vec![4], "[0]").contains("holds latents [4]"));

@@ -25,7 +25,7 @@ const EMBEDDINGS: &[u8] =
 pub fn emoji() -> Result<ImageSet> {
     let damaged = |detail: String| Error::invalid(Path::new("embedded images.webp"), detail);
     let sheet = image::load_from_memory(IMAGES).map_err(|e| damaged(e.to_string()))?.into_rgb8();
-    let captions: Vec<String> = CAPTIONS.lines().map(String::from).collect();
+    let captions = emoji_captions();
     let columns = sheet.width() as usize / SIDE;
     if columns * (sheet.height() as usize / SIDE) < captions.len() {
         return Err(damaged(format!("is too small for {} pictures", captions.len())));
@@ -44,6 +44,11 @@ pub fn emoji() -> Result<ImageSet> {
     let rows = (0..captions.len()).collect();
     let origins = Origins::Rows { source: "embedded emoji".into(), rows };
     ImageSet::from_memory(shape, pixels, (0..captions.len()).collect(), captions, origins)
+}
+
+/// The captions of [`emoji`], in its order.
+pub fn emoji_captions() -> Vec<String> {
+    CAPTIONS.lines().map(String::from).collect()
 }
 
 /// Texts and what an encoder made of them.

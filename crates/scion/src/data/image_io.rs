@@ -10,6 +10,9 @@ use super::raster::Raster;
 use crate::atomic;
 use crate::error::{Error, Result};
 
+/// Pixels between a sheet's images, unless told otherwise.
+pub const GAP: usize = 2;
+
 /// How a sheet of images is drawn.
 #[derive(Clone, Copy, Debug)]
 pub struct GridOptions {
@@ -24,9 +27,9 @@ pub struct GridOptions {
 }
 
 impl GridOptions {
-    /// White 2-pixel gaps, no scaling.
+    /// White gaps of [`GAP`] pixels, no scaling.
     pub fn new(columns: usize) -> Self {
-        Self { columns, gap: 2, scale: 1, background: 255 }
+        Self { columns, gap: GAP, scale: 1, background: 255 }
     }
 }
 

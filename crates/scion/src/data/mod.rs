@@ -23,7 +23,7 @@ pub(crate) mod resample;
 pub mod samples;
 pub mod training_set;
 
-pub use drawn::DrawnLatents;
+pub use drawn::{DrawnLatents, Piece};
 pub use fashion_mnist::{FashionMnist, Split};
 pub use folder::{FolderLayout, FolderOptions, FolderReport, open_folder};
 pub use image_set::{ImageSet, ImageShape, from_unit, to_unit};

@@ -4,10 +4,6 @@ use burn::Tensor;
 use burn::tensor::{Device, Gradients, TensorData};
 
 use super::config::DitConfig;
-use crate::error::{Error, Result};
-
-/// The label that stands for the null prompt, as the row behind the classes does for the null class.
-pub const NULL_PROMPT: usize = usize::MAX;
 
 /// What a batch of images is conditioned on.
 #[expect(clippy::large_enum_variant, reason = "there is one at a time")]
@@ -69,81 +65,6 @@ impl Text {
     pub(super) fn bias(&self) -> Tensor<4> {
         let [n, len] = self.mask.dims();
         ((self.mask.clone() - 1.0) * 10_000.0).reshape([n, 1, 1, len])
-    }
-}
-
-/// Encoded prompts, which a text-to-image model looks up by label as a class-conditional one does its classes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Prompts {
-    width: usize,
-    rows: Vec<Vec<f32>>,
-    null: Vec<f32>,
-}
-
-impl Prompts {
-    /// Each prompt, and the null prompt behind them, is row-major [L, width] with a length of its own and at least one token.
-    ///
-    /// # Errors
-    /// When a prompt is empty, or no whole number of tokens.
-    pub fn new(width: usize, rows: Vec<Vec<f32>>, null: Vec<f32>) -> Result<Self> {
-        let whole = |row: &Vec<f32>| width > 0 && !row.is_empty() && row.len().is_multiple_of(width);
-        let odd = rows.iter().chain([&null]).position(|row| !whole(row));
-        if let Some(at) = odd {
-            return Err(Error::Usage(format!(
-                "encoded prompts: number {at} of {} has {} values; expected tokens of width {width}, at least one",
-                rows.len(),
-                rows.get(at).unwrap_or(&null).len()
-            )));
-        }
-        Ok(Self { width, rows, null })
-    }
-
-    /// Number of prompts, the null prompt left out.
-    pub fn len(&self) -> usize {
-        self.rows.len()
-    }
-
-    /// Whether there is no prompt but the null prompt.
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
-
-    /// Whether a model can read them.
-    ///
-    /// # Errors
-    /// When they have another width than its text encoder's, or more tokens than it takes, or it reads no text.
-    pub fn check(&self, sizes: &DitConfig) -> Result<()> {
-        let Some(text) = sizes.text() else {
-            return Err(Error::Usage("a class-conditional model has no use for prompts".into()));
-        };
-        let longest =
-            self.rows.iter().chain([&self.null]).map(Vec::len).max().unwrap_or_default() / self.width;
-        if (self.width, longest) != (text.width, longest.min(text.tokens)) {
-            return Err(Error::Usage(format!(
-                "encoded prompts have tokens of width {} and up to {longest} of them; this model takes width {} and at \
-                 most {}",
-                self.width, text.width, text.tokens
-            )));
-        }
-        Ok(())
-    }
-
-    /// The prompts of some labels; [`NULL_PROMPT`] stands for the null prompt.
-    pub(super) fn text(&self, labels: &[usize], device: &Device) -> Text {
-        let rows: Vec<&Vec<f32>> = labels
-            .iter()
-            .map(|&label| if label == NULL_PROMPT { &self.null } else { &self.rows[label] })
-            .collect();
-        let longest = rows.iter().map(|row| row.len()).max().unwrap_or_default() / self.width;
-        let mut tokens = Vec::with_capacity(rows.len() * longest * self.width);
-        let mut mask = Vec::with_capacity(rows.len() * longest);
-        for row in &rows {
-            tokens.extend_from_slice(row);
-            tokens.resize(tokens.len() + longest * self.width - row.len(), 0.0);
-            let real = row.len() / self.width;
-            mask.extend((0..longest).map(|token| if token < real { 1.0 } else { 0.0 }));
-        }
-        Text::new(tokens, mask, [rows.len(), longest, self.width], device)
     }
 }
 
@@ -256,28 +177,14 @@ impl ContextSlope {
     }
 }
 
-fn values<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
+pub(super) fn values<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
     tensor.clone().into_data().try_into_vec().expect("the model computes in f32")
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::Prompts;
     use super::*;
-
-    #[test]
-    fn prompts_of_unequal_length_are_filled_up_and_masked() {
-        let prompts = Prompts::new(2, vec![vec![1.0; 6], vec![2.0; 2]], vec![3.0; 4]).unwrap();
-        let device = Device::flex();
-        let text = prompts.text(&[1, NULL_PROMPT], &device);
-        assert_eq!(values(&text.tokens), [2.0, 2.0, 0.0, 0.0, 3.0, 3.0, 3.0, 3.0]);
-        assert_eq!(values(&text.mask), [1.0, 0.0, 1.0, 1.0]);
-        assert_eq!(values(&text.bias()), [0.0, -10_000.0, 0.0, 0.0]);
-        assert_eq!(prompts.text(&[0, 1], &device).tokens.dims(), [2, 3, 2]);
-        assert!(
-            Prompts::new(2, vec![vec![1.0; 3]], vec![3.0; 4]).unwrap_err().to_string().contains("number 0")
-        );
-        assert!(Prompts::new(2, vec![], vec![]).unwrap_err().to_string().contains("at least one"));
-    }
 
     #[test]
     fn columns_that_no_prompt_reaches_are_left_out() {

@@ -9,10 +9,11 @@ use scion_kernels::norm::modulated_norm;
 
 use super::architecture::Architecture;
 use super::block::{Block, EPS, Modulation, Seen, Tap};
-use super::conditioning::{Context, Given, Prompts, Text};
+use super::conditioning::{Context, Given, Text};
 use super::config::{Conditions, DitConfig};
 use super::embed::{ConditionEmbedder, PatchEmbed, TimestepEmbedder};
 use super::pair::Layer;
+use super::prompts::Prompts;
 use crate::error::Result;
 use crate::operator::{Init, Linear, Scheme};
 use crate::positions::{sincos_grid, sincos_positions};
@@ -117,6 +118,11 @@ impl Dit {
     pub fn with_prompts(mut self, prompts: Arc<Prompts>) -> Self {
         self.prompts = Some(prompts);
         self
+    }
+
+    /// The prompts that it was given.
+    pub fn prompts(&self) -> Option<&Arc<Prompts>> {
+        self.prompts.as_ref()
     }
 
     /// The number of labels that the model knows: its classes, or the prompts that it was given.

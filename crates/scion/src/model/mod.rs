@@ -13,11 +13,12 @@ mod file;
 mod pair;
 mod parameters;
 mod part;
+mod prompts;
 
 pub use architecture::{Architecture, Replacement};
 pub use block::{Block, Modulation, Seen, Tap};
 pub use checkpointed::Checkpointed;
-pub use conditioning::{Context, Given, NULL_PROMPT, Prompts, Text};
+pub use conditioning::{Context, Given, Text};
 pub use config::{Conditions, DitConfig, PRESETS, TextConfig};
 pub use cross_attention::CrossAttention;
 pub use dit::Dit;
@@ -31,3 +32,4 @@ pub use parameters::{
     apply_weights, fingerprint, native_shape, parameters, trained, update_parameters, update_selected,
 };
 pub use part::{Part, Site};
+pub use prompts::{NULL_PROMPT, Prompts};

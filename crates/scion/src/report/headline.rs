@@ -143,7 +143,14 @@ fn quality_clause(graft: &ModelResult, teacher: &ModelResult) -> String {
                 difference(graft, teacher)
             )
         }
-        Verdict::NotMeasured => "has no measured effect on quality yet".into(),
+        Verdict::NotMeasured => match (graft.accuracy, teacher.accuracy) {
+            (Some(g), Some(t)) => format!(
+                "leaves {} of samples showing their prompt (teacher: {})",
+                number::percent(g, 1),
+                number::percent(t, 1)
+            ),
+            _ => "has no measured effect on quality yet".into(),
+        },
         Verdict::NotFinite => "gives samples whose Fréchet distance is not a finite number".into(),
     }
 }
@@ -191,7 +198,7 @@ pub(super) fn details(results: &Results) -> Vec<(&'static str, String)> {
     let sentences = [
         ("Distance", distance_sentence(graft, teacher)),
         ("Second opinion", kid_sentence(graft, teacher)),
-        ("Classes", accuracy_sentence(graft, teacher)),
+        ("Classes", accuracy_sentence(results, graft, teacher)),
         ("Repair", repair_sentence(results)),
         ("Latency", latency_sentence(graft, teacher)),
         ("Floor", floor_sentence(results)),
@@ -238,22 +245,28 @@ fn kid_sentence(graft: &ModelResult, teacher: &ModelResult) -> Option<String> {
     Some(format!("{start} {agreement} ({scores})."))
 }
 
-fn accuracy_sentence(graft: &ModelResult, teacher: &ModelResult) -> Option<String> {
+fn accuracy_sentence(results: &Results, graft: &ModelResult, teacher: &ModelResult) -> Option<String> {
     let (g, t) = (graft.accuracy?, teacher.accuracy?);
     let overlap = match (graft.accuracy_interval, teacher.accuracy_interval) {
         (Some(a), Some(b)) if a[0] <= b[1] && b[0] <= a[1] => "; their 95\u{202f}% intervals overlap",
         (Some(_), Some(_)) => "; their 95\u{202f}% intervals do not overlap",
         _ => "",
     };
-    Some(format!(
-        "The classifier finds the requested class in {} of its samples, and in {} of the teacher’s{overlap}.",
-        number::percent(g, 1),
-        number::percent(t, 1)
-    ))
+    let (g, t) = (number::percent(g, 1), number::percent(t, 1));
+    Some(match &results.accuracy_setting {
+        None => format!(
+            "The classifier finds the requested class in {g} of its samples, and in {t} of the teacher’s{overlap}."
+        ),
+        Some(setting) => {
+            format!("{g} of its samples show their prompt, and {t} of the teacher’s{overlap} ({setting}).")
+        }
+    })
 }
 
 fn repair_sentence(results: &Results) -> Option<String> {
-    let score = |name| Some(number::estimate_text(results.model(name)?.frechet.as_ref()?));
+    let by_distance = |name| Some(number::estimate_text(results.model(name)?.frechet.as_ref()?));
+    let by_accuracy = |name| Some(number::percent(results.model(name)?.accuracy?, 1));
+    let score = |name| by_distance(name).or_else(|| by_accuracy(name));
     let untrained = score(ModelName::Untrained)?;
     let repairs = [(ModelName::Stage1, "stage 1"), (ModelName::Stage2, "stage 2")];
     let steps: Vec<String> = repairs

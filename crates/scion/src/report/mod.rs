@@ -15,6 +15,7 @@ mod number;
 mod page;
 mod picture;
 mod plot;
+mod prompts;
 mod read;
 pub mod results;
 mod scatter;
@@ -72,6 +73,8 @@ pub struct SampleGrid {
     pub title: String,
     pub caption: String,
     pub png: Vec<u8>,
+    /// Its rows, as PNG images, where each is of a prompt.
+    pub rows: Vec<Vec<u8>>,
 }
 
 impl Report<'_> {

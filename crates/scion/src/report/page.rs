@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::headline::{self, Verdict};
 use super::number::{self, Text};
 use super::results::{ModelName, ModelResult, Results};
-use super::{Report, SampleGrid, blocks, cost, locality, plot, read, stage_title, tables};
+use super::{Report, SampleGrid, blocks, cost, locality, plot, prompts, read, stage_title, tables};
 
 /// Forbids every request: all the page needs is inside it.
 const POLICY: &str =
@@ -22,7 +22,7 @@ pub(super) fn document(out: &mut String, report: &Report) -> fmt::Result {
     out.push_str("<main>");
     section(out, "The graft", "", |out| blocks::drawing(out, &results.blocks))?;
     section(out, "Why these blocks", &locality_note(results), |out| locality_chart(out, results))?;
-    section(out, "Samples", &samples_note(report), |out| grids(out, report.grids))?;
+    section(out, "Samples", &samples_note(report), |out| samples(out, report))?;
     section(out, "Quality and cost", &table_note(results), |out| models(out, results))?;
     section(out, "Stage 1, part by part", &stage1_note(results), |out| stage1(out, results))?;
     section(out, "Training", "", |out| curves(out, report))?;
@@ -96,6 +96,7 @@ fn tiles(out: &mut String, results: &Results) -> fmt::Result {
     };
     out.push_str("<dl class=\"tiles\">");
     quality_tile(out, graft, teacher)?;
+    accuracy_tile(out, graft, teacher)?;
     let costs = [
         ("FLOPs per forward pass", Some(graft.flops as f64), Some(teacher.flops as f64)),
         ("Parameters", Some(graft.params as f64), Some(teacher.params as f64)),
@@ -127,6 +128,15 @@ fn quality_tile(out: &mut String, graft: &ModelResult, teacher: &ModelResult) ->
     tile(out, "Fréchet distance", &number::estimate_text(new), &from, class)
 }
 
+/// The share of samples that show what was asked for, where no distance was measured.
+fn accuracy_tile(out: &mut String, graft: &ModelResult, teacher: &ModelResult) -> fmt::Result {
+    let (None, Some(new), Some(old)) = (&graft.frechet, graft.accuracy, teacher.accuracy) else {
+        return Ok(());
+    };
+    let from = format!("teacher {}", number::percent(old, 1));
+    tile(out, "Samples that show their prompt", &number::percent(new, 1), &from, "")
+}
+
 fn tile(out: &mut String, name: &str, value: &str, note: &str, class: &str) -> fmt::Result {
     let (name, value, note) = (Text(name), Text(value), Text(note));
     write!(out, "<div class=\"{class}\"><dt>{name}</dt><dd>{value}</dd><dd class=\"from\">{note}</dd></div>")
@@ -147,6 +157,9 @@ fn locality_chart(out: &mut String, results: &Results) -> fmt::Result {
 }
 
 fn samples_note(report: &Report) -> String {
+    if !report.results.prompts.is_empty() {
+        return "A row a prompt; all images of a row start from the same noise.".into();
+    }
     let mut note = String::from("Every grid starts from the same noise, so equal places can be compared.");
     if !report.results.class_names.is_empty() {
         let classes = report.results.class_names.join(", ");
@@ -158,6 +171,13 @@ fn samples_note(report: &Report) -> String {
     note
 }
 
+fn samples(out: &mut String, report: &Report) -> fmt::Result {
+    match &report.results.prompts[..] {
+        [] => grids(out, report.grids),
+        prompts => prompts::table(out, prompts, report.grids),
+    }
+}
+
 /// Writes grids of samples side by side; nothing without any.
 pub(super) fn grids(out: &mut String, grids: &[SampleGrid]) -> fmt::Result {
     if grids.is_empty() {
@@ -167,19 +187,26 @@ pub(super) fn grids(out: &mut String, grids: &[SampleGrid]) -> fmt::Result {
     for grid in grids {
         let title = Text(&grid.title);
         write!(out, "<figure><figcaption><b>{title}</b><br>{}</figcaption>", Text(&grid.caption))?;
-        write!(out, "<img alt=\"Samples: {title}\"")?;
-        if let Some((width, height)) = read::png_size(&grid.png) {
-            write!(out, " width=\"{width}\" height=\"{height}\"")?;
-        }
-        write!(out, " src=\"data:image/png;base64,{}\"></figure>", STANDARD.encode(&grid.png))?;
+        image(out, &format!("Samples: {title}"), &grid.png)?;
+        out.push_str("</figure>");
     }
     out.push_str("</div>");
     Ok(())
 }
 
+/// Writes a PNG image; `alt` is HTML already.
+pub(super) fn image(out: &mut String, alt: &str, png: &[u8]) -> fmt::Result {
+    write!(out, "<img alt=\"{alt}\"")?;
+    if let Some((width, height)) = read::png_size(png) {
+        write!(out, " width=\"{width}\" height=\"{height}\"")?;
+    }
+    write!(out, " src=\"data:image/png;base64,{}\">", STANDARD.encode(png))
+}
+
 fn table_note(results: &Results) -> String {
     let mut sentences = Vec::new();
     sentences.extend(results.feature_space.as_ref().map(|s| format!("Quality: {s}.")));
+    sentences.extend(results.accuracy_setting.as_ref().map(|s| format!("Accuracy: {s}.")));
     let bars = results.error_bars.as_deref().unwrap_or("one standard error");
     sentences.push(format!(
         "Behind ±: {bars}. Two scores count as different when they are more than 1.96 standard errors of \

@@ -1,12 +1,14 @@
 //! Reading a run folder: `metrics.jsonl` as curves and `samples/*.png` as grids.
 
 use std::collections::BTreeMap;
+use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::results::{ModelName, Results};
-use super::{Curve, SampleGrid, Series, stage_title};
+use super::results::{ModelName, ModelResult, Results};
+use super::{Curve, SampleGrid, Series, number, stage_title};
+use crate::data::image_io::GAP;
 use crate::error::{Error, Result};
 
 const PNG_SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
@@ -198,12 +200,36 @@ fn grid(place: usize, stem: String, path: &Path, results: &Results) -> Result<Sa
             format!("expected a PNG image, found a file that starts with {found:02x?}"),
         ));
     }
+    let rows = rows(path, &png, results.prompts.len())?;
     let Some(name) = ModelName::ALL.get(place) else {
-        return Ok(SampleGrid { title: stem, caption: String::new(), png });
+        return Ok(SampleGrid { title: stem, caption: String::new(), png, rows });
     };
-    let score = results.model(*name).and_then(|m| m.frechet);
-    let caption = score.map(|s| format!("Fréchet distance {}", super::number::estimate_text(&s)));
-    Ok(SampleGrid { title: name.label().into(), caption: caption.unwrap_or_default(), png })
+    let model = results.model(*name);
+    let distance = |m: &ModelResult| {
+        let score = m.frechet.as_ref()?;
+        Some(format!("Fréchet distance {}", number::estimate_text(score)))
+    };
+    let shown = |m: &ModelResult| Some(format!("{} show their prompt", number::percent(m.accuracy?, 0)));
+    let caption = model.and_then(|m| distance(m).or_else(|| shown(m))).unwrap_or_default();
+    Ok(SampleGrid { title: name.label().into(), caption, png, rows })
+}
+
+/// A grid's rows as images of their own, the space between them left out; none of none.
+fn rows(path: &Path, png: &[u8], count: usize) -> Result<Vec<Vec<u8>>> {
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    let invalid = |e: image::ImageError| Error::invalid(path, format!("cannot be read: {e}"));
+    let grid = image::load_from_memory(png).map_err(invalid)?;
+    let pitch = (grid.height() as usize + GAP) / count;
+    let row = |row: usize| {
+        let (top, height) = ((row * pitch) as u32, pitch.saturating_sub(GAP).max(1) as u32);
+        let mut bytes = Vec::new();
+        let cropped = grid.crop_imm(0, top, grid.width(), height);
+        cropped.write_to(&mut Cursor::new(&mut bytes), image::ImageFormat::Png).map_err(invalid)?;
+        Ok(bytes)
+    };
+    (0..count).map(row).collect()
 }
 
 /// Width and height from a PNG's header; `None` when the bytes are too short to have one.

@@ -33,6 +33,12 @@ pub struct Results {
     /// How latency was measured, such as "batch 8, f32, 30 passes".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency_setting: Option<String>,
+    /// What accuracy is the share of, where it is not that of samples which the classifier assigns to the class asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy_setting: Option<String>,
+    /// Prompts in the row order of the sample grids, of a text-to-image model.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prompts: Vec<String>,
     /// Names of the classes in the row order of the sample grids.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub class_names: Vec<String>,
@@ -142,7 +148,7 @@ pub struct ModelResult {
     /// Kernel distance to the reference images; lower is better.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kid: Option<Estimate>,
-    /// Share of samples the classifier assigns to the class they were asked for, 0 to 1.
+    /// Share of samples that show what was asked for, 0 to 1; `accuracy_setting` tells how that is judged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accuracy: Option<f64>,
     /// 95 % interval of `accuracy`, low then high.

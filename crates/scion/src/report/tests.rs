@@ -1,5 +1,7 @@
 use super::results::*;
 use super::*;
+use crate::data::ImageShape;
+use crate::data::image_io::{GridOptions, grid, save_png};
 
 /// Two blocks, one replaced operator, a teacher and a graft that cannot be told apart.
 pub(super) fn sample_results() -> Results {
@@ -70,7 +72,12 @@ fn sample_curve() -> Curve {
 }
 
 fn sample_grid() -> SampleGrid {
-    SampleGrid { title: "Teacher".into(), caption: "a & b".into(), png: b"\x89PNG\r\n\x1a\n".to_vec() }
+    SampleGrid {
+        title: "Teacher".into(),
+        caption: "a & b".into(),
+        png: b"\x89PNG\r\n\x1a\n".to_vec(),
+        rows: Vec::new(),
+    }
 }
 
 fn page(results: &Results) -> String {
@@ -144,6 +151,31 @@ fn sections_without_data_are_left_out() {
         {"name":"untrained","params":5,"flops":9,"samples":10,"frechet":{"value":null,"stderr":null}}]}"#;
     let html = page(&serde_json::from_str(minimal).unwrap());
     assert!(html.contains("Quality and cost</h2>"));
+}
+
+#[test]
+fn samples_of_prompts_come_row_by_row() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut results = sample_results();
+    results.prompts = vec!["a red <apple>".into(), "rocket".into()];
+    for model in &mut results.models {
+        (model.frechet, model.kid) = (None, None);
+    }
+    results.accuracy_setting = Some("by the nearest picture".into());
+    std::fs::write(dir.path().join("results.json"), serde_json::to_string(&results).unwrap()).unwrap();
+    std::fs::create_dir(dir.path().join("samples")).unwrap();
+    // Two rows of one black and one white image, with their gaps.
+    let shape = ImageShape { channels: 3, height: 4, width: 4 };
+    let pixels = [vec![0; shape.len()], vec![255; shape.len()]].concat();
+    let sheet = grid(&pixels, shape, &GridOptions::new(1)).unwrap();
+    save_png(&dir.path().join("samples/teacher.png"), &sheet).unwrap();
+    let html = std::fs::read_to_string(from_run_dir(dir.path()).unwrap()).unwrap();
+    assert!(html.contains("<th scope=\"row\">a red &lt;apple&gt;</th><td><img alt=\"Teacher: a red &lt;apple&gt;\" width=\"4\" height=\"4\""));
+    assert!(
+        html.contains("of samples showing their prompt (teacher:") && html.contains("by the nearest picture")
+    );
+    std::fs::write(dir.path().join("samples/stage2.png"), b"\x89PNG\r\n\x1a\nbroken").unwrap();
+    assert!(from_run_dir(dir.path()).unwrap_err().to_string().contains("stage2.png"));
 }
 
 #[test]

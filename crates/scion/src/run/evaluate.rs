@@ -6,6 +6,7 @@ use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
 use super::folder::TEACHER;
+use super::prompts::{Labels, Sheet};
 use super::{Canvas, Progress, RunFolder, remove_parts, sample_in_parts};
 use crate::atomic;
 use crate::classifier::{Classifier, FEATURES};
@@ -126,11 +127,13 @@ pub(super) fn labels(count: usize, of: usize) -> Vec<usize> {
 
 /// A model's evaluation images in bytes, drawn unless the run folder holds them already; also draws its grid. Latents that
 /// nothing decodes are only kept.
+#[allow(clippy::too_many_arguments)]
 pub(super) fn evaluation_samples(
     recipe: &Recipe,
     name: ModelName,
     model: &Dit,
     sizes: &DitConfig,
+    labels: &Labels,
     canvas: &Canvas,
     folder: &RunFolder,
     quiet: bool,
@@ -148,7 +151,8 @@ pub(super) fn evaluation_samples(
         let set = read_samples(&file)?;
         return Ok(set.as_bytes().unwrap_or_default().to_vec());
     }
-    let labels = labels(recipe.sample.count, model.labels(sizes)?);
+    let count = recipe.sample.count;
+    let (sheet, labels) = (labels.sheet(count, recipe.evaluate.grid_columns), labels.evaluated(count));
     let mut progress = Progress::new(&format!("sample {}", name.id()), labels.len() as u64, 0, quiet);
     let mut done = 0;
     let on_images = |count: usize| {
@@ -156,37 +160,31 @@ pub(super) fn evaluation_samples(
         progress.set(done, "");
     };
     let (sampling, seed) = (&recipe.sample, recipe.seed);
-    let pixels = sample_in_parts(model, sizes, sampling, seed, &labels, 0, canvas, &parts, on_images)?;
+    let drawn = sample_in_parts(model, sizes, sampling, seed, &labels, 0, canvas, &parts, on_images)?;
     let shape = canvas.shape();
     if latents {
-        DrawnLatents::write(&file, &pixels, shape, &labels)?;
+        DrawnLatents::write(&file, drawn.pieces(), shape, &labels)?;
         remove_parts(&parts)?;
         return Ok(Vec::new());
     }
-    save_grid(recipe, model.labels(sizes)?, &pixels, shape, &samples.join(format!("{}.png", name.id())))?;
+    let pixels = drawn.read()?;
+    save_sheet(&sheet, &pixels, shape, &samples.join(format!("{}.png", name.id())))?;
     write_samples(&file, &pixels, shape, Some(&labels))?;
     remove_parts(&parts)?;
     Ok(pixels)
 }
 
-/// Draws a model's grid: a row a label, the same noise in the same place for every model; of fewer images than there are
-/// labels, each once.
-fn save_grid(recipe: &Recipe, labels: usize, pixels: &[u8], shape: ImageShape, file: &Path) -> Result<()> {
-    let (count, most) = (recipe.sample.count, recipe.evaluate.grid_columns);
-    let (columns, shown): (usize, Vec<usize>) = if count < labels {
-        (most, (0..count).collect())
-    } else {
-        let columns = most.min(count / labels).max(1);
-        (
-            columns,
-            (0..labels).flat_map(|label| (0..columns).map(move |column| column * labels + label)).collect(),
-        )
-    };
-    let rows: Vec<u8> =
-        shown.into_iter().flat_map(|i| pixels[i * shape.len()..(i + 1) * shape.len()].to_vec()).collect();
-    let raster = grid(&rows, shape, &GridOptions { scale: 2, ..GridOptions::new(columns) })?;
+/// Draws a model's sheet: the same noise in the same place for every model.
+fn save_sheet(sheet: &Sheet, pixels: &[u8], shape: ImageShape, file: &Path) -> Result<()> {
+    let image = |&i: &usize| pixels[i * shape.len()..(i + 1) * shape.len()].to_vec();
+    let shown: Vec<u8> = sheet.images.iter().flat_map(image).collect();
+    let scale = if shape.height <= SMALL { 2 } else { 1 };
+    let raster = grid(&shown, shape, &GridOptions { scale, ..GridOptions::new(sheet.columns) })?;
     save_png(file, &raster)
 }
+
+/// Images of this height and below are shown enlarged.
+const SMALL: usize = 64;
 
 /// Whether two recipes have their teacher draw the same images, as far as they tell.
 pub(crate) fn same_teacher_images(a: &Recipe, b: &Recipe) -> bool {

@@ -7,6 +7,7 @@ mod folder;
 mod graft;
 mod locality;
 mod operators;
+mod pictures;
 mod pipeline;
 mod plan;
 mod pretrain;
@@ -31,7 +32,7 @@ pub use pretrain::pretrain;
 pub use progress::Progress;
 pub use sample::{remove_parts, sample_film, sample_images, sample_in_parts};
 pub use source::{held_out_images, training_images};
-pub use teacher::{EMBEDDED_NAME, Teacher, embedded_teacher, is_at_hand, with_checkpoint};
+pub use teacher::{EMBEDDED_EMOJI, EMBEDDED_NAME, Teacher, embedded_teacher, is_at_hand, with_checkpoint};
 
 pub(crate) use evaluate::same_teacher_images;
 pub(crate) use folder::TEACHER;

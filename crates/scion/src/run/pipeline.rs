@@ -7,12 +7,13 @@ use burn::module::Module;
 use burn::tensor::Device;
 
 use super::canvas::Canvas;
-use super::evaluate::{Judge, Scores, adopt_teacher_samples, evaluation_samples, labels, latencies};
+use super::evaluate::{Judge, Scores, adopt_teacher_samples, evaluation_samples, latencies};
 use super::folder::RunFolder;
 use super::graft::with_fresh_parts;
 use super::locality::{self, Locality};
+use super::pictures::{self, Pictures};
 use super::pretrain::{Training, train};
-use super::prompts::with_captions;
+use super::prompts::{Labels, with_prompts};
 use super::results;
 use super::stage1::{Regrown, inheritance, stage1};
 use super::teacher::{EMBEDDED_NAME, Teacher, open_teacher};
@@ -114,6 +115,8 @@ struct Job<'a> {
     untrained: Dit,
     /// What becomes of drawn images.
     canvas: Canvas,
+    /// What they are of.
+    labels: Labels,
 }
 
 impl<'a> Job<'a> {
@@ -121,11 +124,12 @@ impl<'a> Job<'a> {
         let device = Device::flex();
         let (file, architecture) = open_teacher(&recipe.model, folder)?;
         let canvas = Canvas::of_run(recipe, &architecture.dit)?;
+        let labels = Labels::of(recipe, &architecture.dit)?;
         // Mistakes are found before the weights are read, unless they choose the blocks.
         if !plan::needs_locality(&recipe.grafts) {
             checked_plan(recipe, &architecture, &recipe.grafts, until)?;
         }
-        let model = with_captions(load(&file, &architecture, &device)?, &recipe.data, &architecture.dit)?;
+        let model = with_prompts(load(&file, &architecture, &device)?, recipe, &architecture.dit, folder)?;
         let teacher = Teacher { model, architecture };
         folder.claim(&fingerprint(&teacher.model))?;
         let (grafts, locality) = chosen_blocks(recipe, &teacher, folder, quiet)?;
@@ -133,7 +137,7 @@ impl<'a> Job<'a> {
         let sites = if recipe.distill.is_some() { plan.trained_sites() } else { Vec::new() };
         let inputs = inheritance(recipe, &teacher.model, &plan, folder, quiet)?;
         let untrained = with_fresh_parts(&teacher.model, &plan, recipe.seed, &inputs)?;
-        Ok(Self { recipe, quiet, device, teacher, plan, locality, sites, untrained, canvas })
+        Ok(Self { recipe, quiet, device, teacher, plan, locality, sites, untrained, canvas, labels })
     }
 
     /// The edited model with regressed parts; as it is where there is nothing to train.
@@ -210,6 +214,7 @@ impl<'a> Job<'a> {
                 sizes.in_channels
             );
         }
+        let labels = &self.labels;
         let clock = folder.start_stage("samples")?;
         let mut pixels = Vec::new();
         for &(name, model) in &models {
@@ -218,6 +223,7 @@ impl<'a> Job<'a> {
                 name,
                 model,
                 sizes,
+                labels,
                 &self.canvas,
                 folder,
                 self.quiet,
@@ -225,20 +231,23 @@ impl<'a> Job<'a> {
         }
         folder.note_stage(&clock)?;
         let clock = folder.start_stage("evaluation")?;
-        let classes = labels(self.recipe.sample.count, self.teacher.model.labels(sizes)?);
+        let asked = labels.evaluated(self.recipe.sample.count);
         let judge = self.judged().then(|| Judge::new(&self.device, self.recipe.seed)).transpose()?;
-        let score = |pixels: &Vec<u8>| judge.as_ref().map(|j| j.score(pixels, Some(&classes))).transpose();
+        let score = |pixels: &Vec<u8>| judge.as_ref().map(|j| j.score(pixels, Some(&asked))).transpose();
         let scores = pixels.iter().map(score).collect::<Result<Vec<Option<Scores>>>>()?;
         let floor = judge.as_ref().map(|j| j.floor(self.recipe.sample.count)).transpose()?;
         let timed = [&self.teacher.model, stage2.unwrap_or(stage1)];
+        let pictures = Pictures::of(self.recipe, labels, &self.canvas)?;
+        let shown = |pixels: &Vec<u8>| pictures.as_ref().map(|p| p.score(pixels, &asked)).transpose();
+        let shown = pixels.iter().map(shown).collect::<Result<Vec<_>>>()?;
         let times = latencies(&timed, sizes, evaluate.latency_batch, evaluate.latency_runs);
         let mut rows: Vec<ModelResult> = models
             .iter()
-            .zip(scores)
-            .map(|((name, _), scores)| {
+            .zip(scores.into_iter().zip(shown))
+            .map(|((name, _), (scores, shown))| {
                 let architecture =
                     if *name == ModelName::Teacher { &self.plan.before } else { &self.plan.after };
-                results::model(*name, architecture, scores)
+                results::model(*name, architecture, scores, shown.flatten())
             })
             .collect();
         results::add_latencies(&mut rows, &times);
@@ -250,6 +259,8 @@ impl<'a> Job<'a> {
             stage1_left_out: self.plan.trained_sites().is_empty(),
             blocks: results::blocks(&self.plan),
             locality: self.locality.clone(),
+            prompts: labels.of_rows(self.recipe.sample.count, evaluate.grid_columns),
+            accuracy_setting: pictures.is_some().then(|| pictures::SETTING.into()),
             ..results::surroundings(self.recipe, folder, command, judge.is_some())?
         };
         folder.save_json("results.json", &results)?;
@@ -270,7 +281,10 @@ impl<'a> Job<'a> {
 
     fn reload(&self, file: &Path) -> Result<Dit> {
         let model = load(&Checkpoint::open(file)?, &self.plan.after, &self.device)?;
-        with_captions(model, &self.recipe.data, &self.plan.after.dit)
+        Ok(match self.teacher.model.prompts() {
+            Some(prompts) => model.with_prompts(prompts.clone()),
+            None => model,
+        })
     }
 
     fn stage1_rows(

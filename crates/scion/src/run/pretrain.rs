@@ -2,7 +2,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 
-use super::prompts::with_captions;
+use super::prompts::with_prompts;
 use super::source::stage_images;
 use super::{Outcome, Progress, RunFolder, Teacher, training_images};
 use crate::config::Recipe;
@@ -33,7 +33,7 @@ pub fn pretrain(recipe: &Recipe, root: &Path, quiet: bool) -> Result<Outcome> {
     }
     let device = Device::flex().autodiff();
     let model = Dit::new(&architecture, &mut Init::new(recipe.seed, 0, &device))?;
-    let model = with_captions(model, &recipe.data, &architecture.dit)?;
+    let model = with_prompts(model, recipe, &architecture.dit, &folder)?;
     let trained = train(recipe, &config, &Training::Pretraining, &architecture, model, &mut folder, quiet)?;
     save_scion(&trained, &architecture, &finished)?;
     folder.remove("pretrain.state.safetensors")?;

@@ -10,14 +10,19 @@ use crate::classifier::FEATURE_SPACE;
 use crate::config::Recipe;
 use crate::data::fashion_mnist::CLASS_NAMES;
 use crate::error::Result;
-use crate::metrics::median;
+use crate::metrics::{Accuracy, median};
 use crate::model::{Architecture, Site};
 use crate::operator::Slot;
 use crate::plan::Plan;
 use crate::report::results::{BlockResult, ModelName, ModelResult, Results, SlotResult};
 
-/// A model's row: cost, and scores where there are any.
-pub(super) fn model(name: ModelName, architecture: &Architecture, scores: Option<Scores>) -> ModelResult {
+/// A model's row: cost, and scores where there are any, or how many images show their prompt.
+pub(super) fn model(
+    name: ModelName,
+    architecture: &Architecture,
+    scores: Option<Scores>,
+    shown: Option<Accuracy>,
+) -> ModelResult {
     let mut row = ModelResult::new(name, architecture.parameters() as u64, architecture.flops() as u64);
     if let Some(scores) = scores {
         row.samples = scores.samples;
@@ -25,6 +30,11 @@ pub(super) fn model(name: ModelName, architecture: &Architecture, scores: Option
         row.kid = Some(scores.kid);
         row.accuracy = scores.accuracy;
         row.accuracy_interval = scores.accuracy_interval;
+    }
+    if let Some(shown) = shown {
+        row.samples = shown.total as u64;
+        row.accuracy = Some(shown.fraction());
+        row.accuracy_interval = Some(shown.wilson(1.96).into());
     }
     row
 }

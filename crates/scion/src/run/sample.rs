@@ -1,12 +1,13 @@
 use std::fs;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use scion_kernels::PackedWeights;
 
 use super::Canvas;
 use crate::atomic;
 use crate::config::SampleConfig;
+use crate::data::Piece;
 use crate::diffusion::{Guidance, NoiseStream, Sampling, Step, sample_loop};
 use crate::error::{Error, Result};
 use crate::model::{Dit, DitConfig};
@@ -123,11 +124,35 @@ pub(crate) fn draw(
     Ok(images)
 }
 
-/// Images whose completion is noted on disk.
+/// Most images of a part, and values above which it has fewer: parts of large images are noted on disk sooner.
 const PART: usize = 256;
+const PART_VALUES: usize = 1 << 22;
 
-/// As [`sample_images`] in the bytes that `canvas` makes of them, [N, C, H, W], kept in `folder` part by part: called again
-/// after an interruption, it goes on where it stopped. The caller removes the folder once the images are where they belong.
+/// Images in parts on disk.
+#[derive(Debug)]
+pub struct Parts(Vec<PathBuf>);
+
+impl Parts {
+    /// The bytes of all images, [N, C, H, W].
+    ///
+    /// # Errors
+    /// `Io` when a part cannot be read.
+    pub fn read(&self) -> Result<Vec<u8>> {
+        Ok(self.0.iter().map(|path| read(path)).collect::<Result<Vec<_>>>()?.concat())
+    }
+
+    /// What reads the bytes of each part in turn.
+    pub fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
+        self.0.iter().map(|path| -> Piece { Box::new(move || read(path)) })
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|e| Error::io("read", path, e))
+}
+
+/// As [`sample_images`] in the bytes that `canvas` makes of them, kept in `folder` part by part: called again after an
+/// interruption, it goes on where it stopped. The caller removes the folder once the images are where they belong.
 ///
 /// # Errors
 /// Those of [`sample_images`], and `Io` when the folder cannot be read or written.
@@ -142,27 +167,24 @@ pub fn sample_in_parts(
     canvas: &Canvas,
     folder: &Path,
     mut on_images: impl FnMut(usize),
-) -> Result<Vec<u8>> {
+) -> Result<Parts> {
     fs::create_dir_all(folder).map_err(|e| Error::io("create the folder", folder, e))?;
-    let mut pixels = Vec::with_capacity(labels.len() * canvas.image_bytes());
-    for (number, labels) in labels.chunks(PART).enumerate() {
-        let done = number * PART;
+    let part = PART.min(PART_VALUES / sizes.image_len()).max(1);
+    let mut parts = Vec::new();
+    for (number, labels) in labels.chunks(part).enumerate() {
+        let done = number * part;
         let path = folder.join(format!("{done:06}.u8"));
-        match fs::read(&path) {
-            Ok(bytes) if bytes.len() == labels.len() * canvas.image_bytes() => {
-                pixels.extend(bytes);
-                on_images(labels.len());
-            }
-            _ => {
-                let first = first + done as u64;
-                let drawn = sample_images(model, sizes, config, seed, labels, first, &mut on_images)?;
-                let bytes = canvas.bytes(&drawn)?;
-                atomic::write(&path, &bytes)?;
-                pixels.extend(bytes);
-            }
+        let whole = (labels.len() * canvas.image_bytes()) as u64;
+        if fs::metadata(&path).is_ok_and(|found| found.len() == whole) {
+            on_images(labels.len());
+        } else {
+            let first = first + done as u64;
+            let drawn = sample_images(model, sizes, config, seed, labels, first, &mut on_images)?;
+            atomic::write(&path, &canvas.bytes(&drawn)?)?;
         }
+        parts.push(path);
     }
-    Ok(pixels)
+    Ok(Parts(parts))
 }
 
 /// Removes what [`sample_in_parts`] kept.

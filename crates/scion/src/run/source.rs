@@ -1,5 +1,6 @@
 use super::evaluate::labels;
 use super::folder::{TEACHER_IMAGE_PARTS, TEACHER_IMAGES, TEACHER_LATENTS};
+use super::prompts::Labels;
 use super::{Canvas, Progress, RunFolder, remove_parts, sample_in_parts};
 use crate::config::{DataConfig, DataSource, Recipe};
 use crate::data::emoji::emoji;
@@ -24,6 +25,9 @@ const DRAWN: u64 = 1 << 40;
 /// When they cannot be found or read, or do not fit the model.
 pub fn training_images(data: &DataConfig, sizes: &DitConfig, seed: u64) -> Result<TrainingSet> {
     let set: TrainingSet = match (data.source, &data.path) {
+        (DataSource::Latents, Some(path)) if sizes.text().is_some() => {
+            LatentSet::open(path)?.by_caption().into()
+        }
         (DataSource::Latents, Some(path)) => LatentSet::open(path)?.into(),
         _ => images(data, sizes, Split::Train)?.into(),
     };
@@ -101,7 +105,7 @@ pub(super) fn stage_images(
     let parts = folder.path(TEACHER_IMAGE_PARTS);
     if !file.exists() {
         let drawn = recipe.data.drawn(&recipe.sample);
-        let labels = labels(drawn.count, teacher.labels(sizes)?);
+        let labels = labels(drawn.count, Labels::of(recipe, sizes)?.learned);
         let mut progress = Progress::new("teacher's images", labels.len() as u64, 0, quiet);
         let mut done = 0;
         let on_images = |count: usize| {
@@ -109,16 +113,16 @@ pub(super) fn stage_images(
             progress.set(done, "");
         };
         let seed = recipe.seed;
-        let bytes =
+        let drawn =
             sample_in_parts(teacher, sizes, &drawn, seed, &labels, DRAWN, &canvas, &parts, on_images)?;
         match canvas {
-            Canvas::Latents(shape) => DrawnLatents::write(&file, &bytes, shape, &labels)?,
-            _ => write_samples(&file, &bytes, canvas.shape(), Some(&labels))?,
+            Canvas::Latents(shape) => DrawnLatents::write(&file, drawn.pieces(), shape, &labels)?,
+            _ => write_samples(&file, &drawn.read()?, canvas.shape(), Some(&labels))?,
         }
     }
     remove_parts(&parts)?;
     let set: TrainingSet =
-        if latents { DrawnLatents::read(&file)?.into() } else { read_samples(&file)?.into() };
+        if latents { DrawnLatents::open(&file)?.into() } else { read_samples(&file)?.into() };
     check_fit(set.shape(), set.class_names(), sizes)?;
     fraction(set, &recipe.data, recipe.seed)
 }

@@ -10,12 +10,25 @@ use crate::error::{Error, Result};
 use crate::model::{Architecture, Dit, architecture_of, load};
 use crate::plan::model_architecture;
 
-/// The embedded teacher's file.
-const EMBEDDED: &[u8] =
-    include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/teacher.safetensors"));
-
-/// The name that stands for the embedded teacher wherever a checkpoint is named.
+/// The name that stands for the embedded teacher, a DiT of Fashion-MNIST, wherever a checkpoint is named.
 pub const EMBEDDED_NAME: &str = "embedded";
+
+/// The name of the embedded text-to-image model, of captioned emoji.
+pub const EMBEDDED_EMOJI: &str = "embedded-emoji";
+
+/// The file of an embedded model.
+fn embedded(name: &str) -> Option<&'static [u8]> {
+    match name {
+        EMBEDDED_NAME => {
+            Some(include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/teacher.safetensors")))
+        }
+        EMBEDDED_EMOJI => Some(include_bytes!(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../assets/emoji-teacher.safetensors"
+        ))),
+        _ => None,
+    }
+}
 
 /// A pretrained model.
 #[derive(Debug)]
@@ -26,16 +39,16 @@ pub struct Teacher {
     pub architecture: Architecture,
 }
 
-/// Opens a checkpoint by what a user calls it: a path, `hf://…`, or `embedded`.
+/// Opens a checkpoint by what a user calls it: a path, `hf://…`, `embedded` or `embedded-emoji`.
 ///
-/// The embedded teacher is unpacked to `unpack_to` first.
+/// An embedded model is unpacked to `unpack_to` first.
 ///
 /// # Errors
 /// When it cannot be found or read.
 fn open_checkpoint(name: &str, unpack_to: &Path) -> Result<Checkpoint> {
-    if name == EMBEDDED_NAME {
-        if std::fs::read(unpack_to).ok().as_deref() != Some(EMBEDDED) {
-            atomic::write(unpack_to, EMBEDDED)?;
+    if let Some(bytes) = embedded(name) {
+        if std::fs::read(unpack_to).ok().as_deref() != Some(bytes) {
+            atomic::write(unpack_to, bytes)?;
         }
         return Checkpoint::open(unpack_to);
     }
@@ -44,7 +57,7 @@ fn open_checkpoint(name: &str, unpack_to: &Path) -> Result<Checkpoint> {
 
 /// Whether a checkpoint is embedded or a file here, so that opening it never asks the hub.
 pub fn is_at_hand(name: &str) -> bool {
-    name == EMBEDDED_NAME || Path::new(name).exists()
+    embedded(name).is_some() || Path::new(name).exists()
 }
 
 /// Opens a checkpoint for as long as `use_it` runs; the embedded one is unpacked to a temporary folder.

@@ -94,6 +94,21 @@ impl<'a> EmbeddingCache<'a> {
         prompts.iter().map(|prompt| self.read(&self.encoder.prepare(prompt)?)).collect()
     }
 
+    /// The embeddings of prompts as tensors [tokens, width], in their order: encoded and kept where they are not on disk yet,
+    /// each read when it is asked for.
+    ///
+    /// # Errors
+    /// As [`EmbeddingCache::fetch`].
+    pub fn sources(&self, prompts: &[&str]) -> Result<Vec<TensorSource<'_>>> {
+        self.complete(prompts)?;
+        let source = |prompt: &&str| {
+            let text = self.encoder.prepare(prompt)?;
+            let shape = vec![self.read(&text)?.tokens(), self.encoder.width()];
+            Ok(TensorSource::new(text.clone(), shape, move || Ok(self.read(&text)?.values)))
+        };
+        prompts.iter().map(source).collect()
+    }
+
     fn path(&self, text: &str) -> PathBuf {
         let precision = match self.precision {
             Precision::F32 => "f32",

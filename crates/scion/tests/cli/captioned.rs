@@ -18,7 +18,7 @@ fn captioned_pictures_train_a_model_that_is_grafted_and_drawn_from() {
         |data: &str| format!("{SIZES}[data]\nsource = \"{data}\"\n[pretrain]\nsteps = 2\nbatch = 4\n");
     fs::write(path("faulty.toml"), pretrain("embedded")).unwrap();
     let message = refused(scion("pretrain").arg(path("faulty.toml")).arg("--out").arg(path("faulty")), 2);
-    assert_names(&message, &["text-to-image", "data.source = \"emoji\""]);
+    assert_names(&message, &["text-to-image", "data.source = \"emoji\"", "data.prompts"]);
     fs::write(path("teacher.toml"), pretrain("emoji")).unwrap();
     printed(scion("pretrain").arg(path("teacher.toml")).arg("--out").arg(path("teacher")));
     let teacher = path("teacher").join("model.safetensors");
@@ -33,8 +33,8 @@ fn captioned_pictures_train_a_model_that_is_grafted_and_drawn_from() {
     assert!(listing(&samples).contains(&"stage2.png".to_string()), "{:?}", listing(&samples));
     let drawn = read_samples(&samples.join("stage2.npz")).unwrap();
     assert_eq!((drawn.len(), drawn.shape().len()), (12, 3 * 64 * 64));
-    // Spread over the captions and the prompts without a picture.
-    assert_eq!(drawn.labels()[..4], [0, 87, 175, 262]);
+    // Spread over the captions.
+    assert_eq!(drawn.labels()[..4], [0, 85, 171, 256]);
     assert_names(&fs::read_to_string(path("run").join("report.html")).unwrap(), &["hyena-x"]);
     let class = "[model]\ncheckpoint = \"embedded\"\n[data]\nsource = \"emoji\"\n[[graft]]\ntarget = \"mlp\"\nblocks = [0]\n\
                  operator = { kind = \"mlp\", ratio = 3 }\n[distill]\nsteps = 1\nbatch = 2\nvalidation = 2\n";

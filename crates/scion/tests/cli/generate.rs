@@ -22,7 +22,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// A copy of the fixture's pipeline, with its tokenizer.
-fn pipeline() -> tempfile::TempDir {
+pub(super) fn pipeline() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("pipeline");
     copy(&fixture("pipeline/folder"), &root);

@@ -14,6 +14,7 @@ mod messages;
 mod neighbours;
 mod pixart;
 mod place;
+mod prompted;
 mod restructures;
 mod runs;
 mod sampling;

@@ -94,6 +94,12 @@ impl LatentSet {
         &self.captions
     }
 
+    /// The same with captions as classes, one an image.
+    #[must_use]
+    pub fn by_caption(self) -> Self {
+        Self { labels: (0..self.captions.len()).collect(), class_names: self.captions.clone(), ..self }
+    }
+
     /// The chosen images as a set of their own.
     ///
     /// # Errors
@@ -252,6 +258,8 @@ mod tests {
         assert_eq!(set.captions(), ["image 2", "image 0"]);
         assert_eq!((set.labels(), set.class_names()), (&[0, 0][..], &[UNLABELLED.to_string()][..]));
         assert!(set.read(&[0], &[true], 0, 0).unwrap_err().to_string().contains("--flip"));
+        let set = LatentSet::open(folder.path()).unwrap().by_caption().subset(&[2, 0]).unwrap();
+        assert_eq!((set.labels(), &set.class_names()[2][..]), (&[2, 0][..], "image 2"));
     }
 
     #[test]

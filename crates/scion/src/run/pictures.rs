@@ -1,0 +1,98 @@
+use rayon::prelude::*;
+
+use super::Canvas;
+use super::prompts::Labels;
+use crate::config::Recipe;
+use crate::data::ImageSet;
+use crate::data::emoji::emoji;
+use crate::error::Result;
+use crate::metrics::Accuracy;
+
+/// What [`Pictures`] measures, for readers.
+pub(super) const SETTING: &str = "share of the images of captions whose nearest of the 1,026 embedded pictures, by squared \
+                                  differences of pixels, is that of their own caption";
+
+/// A judge of images of the embedded pictures' captions: which picture does an image look like?
+pub(super) struct Pictures {
+    set: ImageSet,
+    /// Of each label the picture that has it for a caption.
+    of_label: Vec<Option<usize>>,
+}
+
+impl Pictures {
+    /// The judge of a run's images, where they have the pictures' size and captions among their prompts.
+    ///
+    /// # Errors
+    /// When the program's embedded files are damaged.
+    pub fn of(recipe: &Recipe, labels: &Labels, canvas: &Canvas) -> Result<Option<Self>> {
+        let Canvas::Pixels(shape) = canvas else { return Ok(None) };
+        if labels.texts.is_empty() || recipe.model.text_encoder.is_some() {
+            return Ok(None);
+        }
+        let set = emoji()?;
+        if set.shape() != *shape {
+            return Ok(None);
+        }
+        let picture = |text: &String| set.class_names().iter().position(|caption| caption == text);
+        let of_label = labels.texts.iter().map(picture).collect();
+        Ok(Some(Self { set, of_label }))
+    }
+
+    /// How many of the images [N, C, H, W] of captions look most like their own picture; nothing where none is of a caption.
+    ///
+    /// # Errors
+    /// When there are no images.
+    pub fn score(&self, pixels: &[u8], labels: &[usize]) -> Result<Option<Accuracy>> {
+        let len = self.set.shape().len();
+        let asked = pixels.chunks_exact(len).zip(labels);
+        let asked: Vec<(&[u8], usize)> =
+            asked.filter_map(|(image, &label)| Some((image, self.of_label[label]?))).collect();
+        if asked.is_empty() {
+            return Ok(None);
+        }
+        let pictures = self.set.as_bytes().unwrap_or_default();
+        let nearest = |(image, _): &(&[u8], usize)| {
+            let distances = pictures.chunks_exact(len).map(|picture| distance(image, picture)).enumerate();
+            distances.min_by_key(|(_, distance)| *distance).map_or(0, |(picture, _)| picture)
+        };
+        let found: Vec<usize> = asked.par_iter().map(nearest).collect();
+        Accuracy::of(&found, &asked.iter().map(|(_, picture)| *picture).collect::<Vec<_>>()).map(Some)
+    }
+}
+
+/// The sum of squared differences.
+fn distance(a: &[u8], b: &[u8]) -> u64 {
+    let squared = |(&a, &b): (&u8, &u8)| u64::from(a.abs_diff(b)).pow(2);
+    a.iter().zip(b).map(squared).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::data::ImageShape;
+    use crate::model::DitConfig;
+
+    #[test]
+    fn pictures_look_like_themselves() {
+        let recipe = "[model]\ncheckpoint = \"embedded-emoji\"\n[data]\nsource = \"emoji\"\n[evaluate]\n\
+                      prompts = [\"cat\", \"a text without a picture\", \"grinning face\"]\n";
+        let recipe = Recipe::parse(recipe, Path::new("recipe.toml")).unwrap();
+        let sizes = DitConfig { input_size: 64, ..DitConfig::preset("pixart-alpha-256").unwrap() };
+        let labels = Labels::of(&recipe, &sizes).unwrap();
+        let shape = ImageShape { channels: 3, height: 64, width: 64 };
+        let judge = Pictures::of(&recipe, &labels, &Canvas::Pixels(shape)).unwrap().unwrap();
+        let [cat, unknown, face] = labels.evaluated(3)[..] else { panic!("three prompts are shown") };
+        let picture = |label: usize| judge.set.read(&[label]).unwrap();
+        // Slightly changed, it is still nearest to itself; an image of another caption is not.
+        let mut blurred = picture(cat);
+        blurred.iter_mut().step_by(7).for_each(|pixel| *pixel = pixel.saturating_sub(20));
+        let pixels = [blurred, picture(face), picture(cat), picture(face)].concat();
+        let score = |labels: &[usize]| judge.score(&pixels[..labels.len() * shape.len()], labels).unwrap();
+        assert_eq!(score(&[cat, unknown, face, face]), Some(Accuracy { correct: 2, total: 3 }));
+        assert_eq!(score(&[unknown]), None);
+        let other = ImageShape { height: 32, ..shape };
+        assert!(Pictures::of(&recipe, &labels, &Canvas::Pixels(other)).unwrap().is_none());
+    }
+}
