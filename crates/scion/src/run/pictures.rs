@@ -20,22 +20,16 @@ pub(super) struct Pictures {
 }
 
 impl Pictures {
-    /// The judge of a run's images, where they have the pictures' size and captions among their prompts.
-    ///
-    /// # Errors
-    /// When the program's embedded files are damaged.
-    pub fn of(recipe: &Recipe, labels: &Labels, canvas: &Canvas) -> Result<Option<Self>> {
-        let Canvas::Pixels(shape) = canvas else { return Ok(None) };
+    /// The judge of a run's images, where they have a size of the pictures and captions among their prompts.
+    pub fn of(recipe: &Recipe, labels: &Labels, canvas: &Canvas) -> Option<Self> {
+        let Canvas::Pixels(shape) = canvas else { return None };
         if labels.texts.is_empty() || recipe.model.text_encoder.is_some() {
-            return Ok(None);
+            return None;
         }
-        let set = emoji()?;
-        if set.shape() != *shape {
-            return Ok(None);
-        }
+        let set = emoji(shape.height).ok().filter(|set| set.shape() == *shape)?;
         let picture = |text: &String| set.class_names().iter().position(|caption| caption == text);
         let of_label = labels.texts.iter().map(picture).collect();
-        Ok(Some(Self { set, of_label }))
+        Some(Self { set, of_label })
     }
 
     /// How many of the images [N, C, H, W] of captions look most like their own picture; nothing where none is of a caption.
@@ -82,7 +76,7 @@ mod tests {
         let sizes = DitConfig { input_size: 64, ..DitConfig::preset("pixart-alpha-256").unwrap() };
         let labels = Labels::of(&recipe, &sizes).unwrap();
         let shape = ImageShape { channels: 3, height: 64, width: 64 };
-        let judge = Pictures::of(&recipe, &labels, &Canvas::Pixels(shape)).unwrap().unwrap();
+        let judge = Pictures::of(&recipe, &labels, &Canvas::Pixels(shape)).unwrap();
         let [cat, unknown, face] = labels.evaluated(3)[..] else { panic!("three prompts are shown") };
         let picture = |label: usize| judge.set.read(&[label]).unwrap();
         // Slightly changed, it is still nearest to itself; an image of another caption is not.
@@ -92,7 +86,7 @@ mod tests {
         let score = |labels: &[usize]| judge.score(&pixels[..labels.len() * shape.len()], labels).unwrap();
         assert_eq!(score(&[cat, unknown, face, face]), Some(Accuracy { correct: 2, total: 3 }));
         assert_eq!(score(&[unknown]), None);
-        let other = ImageShape { height: 32, ..shape };
-        assert!(Pictures::of(&recipe, &labels, &Canvas::Pixels(other)).unwrap().is_none());
+        let other = ImageShape { channels: 1, ..shape };
+        assert!(Pictures::of(&recipe, &labels, &Canvas::Pixels(other)).is_none());
     }
 }

@@ -237,7 +237,7 @@ impl<'a> Job<'a> {
         let scores = pixels.iter().map(score).collect::<Result<Vec<Option<Scores>>>>()?;
         let floor = judge.as_ref().map(|j| j.floor(self.recipe.sample.count)).transpose()?;
         let timed = [&self.teacher.model, stage2.unwrap_or(stage1)];
-        let pictures = Pictures::of(self.recipe, labels, &self.canvas)?;
+        let pictures = Pictures::of(self.recipe, labels, &self.canvas);
         let shown = |pixels: &Vec<u8>| pictures.as_ref().map(|p| p.score(pixels, &asked)).transpose();
         let shown = pixels.iter().map(shown).collect::<Result<Vec<_>>>()?;
         let times = latencies(&timed, sizes, evaluate.latency_batch, evaluate.latency_runs);

@@ -49,7 +49,7 @@ pub fn held_out_images(data: &DataConfig, sizes: &DitConfig) -> Result<ImageSet>
 fn images(data: &DataConfig, sizes: &DitConfig, split: Split) -> Result<ImageSet> {
     match (data.source, &data.path) {
         (DataSource::Embedded, _) => embedded::fashion_mnist(split),
-        (DataSource::Emoji, _) => emoji(),
+        (DataSource::Emoji, _) => emoji(sizes.input_size),
         (DataSource::FashionMnist, Some(path)) => FashionMnist::open(path)?.read(split),
         (DataSource::FashionMnist, None) => {
             let cache = default_cache().ok_or_else(|| {
