@@ -152,7 +152,7 @@ enum Command {
     Neighbours(neighbours::NeighboursArguments),
     /// Times the kernels and the stages on this machine
     #[command(
-        after_help = "Examples:\n  scion bench\n  scion bench --only dit-train,distil-swa --precision bf16 --json"
+        after_help = "Examples:\n  scion bench\n  scion bench --only dit-train,distil-swa --precision bf16 --json\n  scion bench --pixart 1024,2048 --precision auto --runs 3"
     )]
     Bench(bench::BenchArguments),
     /// Makes the HTML report of a run folder anew, or compares several runs on one page
