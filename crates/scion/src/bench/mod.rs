@@ -3,7 +3,9 @@
 //! The first five workloads are those of `scripts/bench/torch_twin.py`, the same mathematics in stock PyTorch.
 
 mod distilled;
+mod pixart;
 mod stages;
+mod times;
 mod workload;
 
 use std::hint::black_box;
@@ -14,7 +16,9 @@ use scion_kernels::{Precision, release_freed_memory};
 use serde::Serialize;
 
 pub use distilled::Distilled;
+pub use pixart::{Comparison, Passes, measure_pixart};
 pub use stages::Setting;
+pub use times::Times;
 use workload::Job;
 pub use workload::{WORKLOADS, Workload};
 
@@ -39,14 +43,9 @@ pub struct Measurement {
     pub runs: usize,
     /// Threads of the pool.
     pub threads: usize,
-    /// Time of every step in milliseconds.
-    pub times_ms: Vec<f64>,
-    /// Median time of a step in milliseconds.
-    pub median_ms: f64,
-    /// Shortest time of a step in milliseconds.
-    pub min_ms: f64,
-    /// Longest time of a step in milliseconds.
-    pub max_ms: f64,
+    /// How long they took.
+    #[serde(flatten)]
+    pub times: Times,
     /// Arithmetic of a step in GFLOP (a multiply-add is two), where it is products that take the time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gflop: Option<f64>,
@@ -135,25 +134,19 @@ fn timed(
         (job.step)()?;
         times.push(started.elapsed().as_secs_f64() * 1e3);
     }
-    let mut sorted = times.clone();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    let median_ms =
-        if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 };
+    let times = Times::of(times);
+    let a_second = |amount: f64| amount / times.median_ms * 1e3;
     Ok(Measurement {
         workload: String::new(),
         tokens: None,
         precision,
-        runs: sorted.len(),
-        times_ms: times,
+        runs: times.times_ms.len(),
         threads: rayon::current_num_threads(),
-        median_ms,
-        min_ms: sorted[0],
-        max_ms: sorted[sorted.len() - 1],
         gflop: job.gflop,
-        gflops: job.gflop.map(|gflop| gflop / median_ms * 1e3),
+        gflops: job.gflop.map(a_second),
         share_of_peak: None,
-        images_per_s: job.images.map(|images| images as f64 / median_ms * 1e3),
+        images_per_s: job.images.map(|images| a_second(images as f64)),
+        times,
         peak_rss_bytes: peak_memory(),
     })
 }

@@ -44,6 +44,12 @@ const XL2_STAGE1: usize = 64;
 const XL2_STAGE2: usize = 2;
 const XL2_HELD_OUT: usize = 8;
 
+/// Hyena-X in place of the attention of some blocks, as the paper has it.
+pub(super) fn hyena_x(blocks: BlockSelection) -> GraftConfig {
+    let operator = OperatorConfig::HyenaX(HyenaXConfig::default());
+    GraftConfig { target: Slot::Attention, blocks, operator, init: Default::default() }
+}
+
 impl Setting {
     /// The images are those of a step of `batch`.
     fn start(self, blocks: BlockSelection, batch: usize) -> Result<Start> {
@@ -62,10 +68,8 @@ impl Setting {
         }
         (distill.batch, finetune.batch, finetune.activation_checkpointing) = (XL2_STAGE1, XL2_STAGE2, true);
         let sizes = DitConfig::preset("dit-xl-2-256")?;
-        let operator = OperatorConfig::HyenaX(HyenaXConfig::default());
-        let graft = GraftConfig { target: Slot::Attention, blocks, operator, init: Default::default() };
         let teacher = random_dit(&sizes, &Device::flex())?;
-        let plan = Plan::new(&Architecture::native(sizes.clone()), &[graft], &[])?;
+        let plan = Plan::new(&Architecture::native(sizes.clone()), &[hyena_x(blocks)], &[])?;
         let images = Box::new(move |step| {
             let labels = labels_in_groups(batch, sizes.classes()?);
             let shape = [batch, sizes.in_channels, sizes.input_size, sizes.input_size];

@@ -99,6 +99,7 @@ pub fn capture(
     let mut found = BTreeMap::new();
     let x = batch.tensor(sizes, &teacher.device());
     teacher.forward_tapped(x, &batch.times(), &batch.labels, &mut |seen| match seen {
+        Seen::Begin { .. } => {}
         Seen::Operator { block, slot, input, output } => {
             let site = Site::Operator(block, slot);
             if sites.contains(&site) {

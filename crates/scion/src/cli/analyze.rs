@@ -5,13 +5,13 @@ use burn::tensor::Device;
 use clap::Args;
 use serde_json::Value;
 
-use super::claim::claim;
+use super::claim::{claim, settled_precision};
 use super::precision::PrecisionChoice;
 use super::reading::Reading;
 use super::{Common, set_precision};
 use crate::analyze::{self, AnalyzeConfig, HeldOut, Scions, Subject};
 use crate::checkpoint::{Checkpoint, ensure_absent};
-use crate::config::{DataConfig, DataSource, PrecisionConfig};
+use crate::config::{DataConfig, DataSource};
 use crate::error::{Error, Result};
 use crate::model::{fingerprint, load};
 use crate::run::{EMBEDDED_NAME, embedded_teacher, kebab, with_checkpoint};
@@ -58,20 +58,6 @@ pub struct AnalyzeArguments {
 /// Beside the results: what decided them.
 const SETTINGS: &str = "settings.json";
 
-/// The precision to compute in. An analysis that is there already decides what `auto` means.
-fn precision(arguments: &AnalyzeArguments) -> PrecisionConfig {
-    let asked = arguments.precision.config();
-    if asked != PrecisionConfig::Auto {
-        return asked;
-    }
-    let begun = || {
-        let text = std::fs::read_to_string(arguments.out.join(SETTINGS)).ok()?;
-        let settings: Value = serde_json::from_str(&text).ok()?;
-        serde_json::from_value(settings.get("precision")?.clone()).ok()
-    };
-    begun().unwrap_or(asked).resolved()
-}
-
 pub fn analyze(arguments: &AnalyzeArguments, common: &Common) -> Result<()> {
     let settings = AnalyzeConfig {
         samples: arguments.samples,
@@ -82,7 +68,7 @@ pub fn analyze(arguments: &AnalyzeArguments, common: &Common) -> Result<()> {
     };
     settings.check()?;
     arguments.export_attention.as_deref().map_or(Ok(()), ensure_absent)?;
-    let precision = precision(arguments);
+    let precision = settled_precision(arguments.precision.config(), &[&arguments.out], SETTINGS);
     set_precision(precision);
     with_checkpoint(&arguments.model, |file| run(arguments, &settings, file, &kebab(&precision), common))
 }

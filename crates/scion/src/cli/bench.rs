@@ -3,7 +3,10 @@ use std::io::Write;
 use clap::{Args, ValueEnum};
 
 use super::set_precision;
-use crate::bench::{Distilled, Measurement, WORKLOADS, Workload, measure, measure_lengths, peak_gflops};
+use crate::bench::{
+    Comparison, Distilled, Measurement, WORKLOADS, Workload, measure, measure_lengths, measure_pixart,
+    peak_gflops,
+};
 use crate::config::PrecisionConfig;
 use crate::error::Result;
 
@@ -21,6 +24,16 @@ pub struct BenchArguments {
     /// Instead, one step of stage 1 of token mixers on one image of so many tokens, separated by commas
     #[arg(long, value_delimiter = ',', conflicts_with = "only", value_parser = parse_tokens)]
     lengths: Vec<usize>,
+    /// Instead, PixArt-Σ's forward pass for images of so many pixels a side, separated by commas, with and without the
+    /// paper's graft; needs gigabytes and minutes
+    #[arg(
+        long,
+        value_name = "SIDES",
+        value_delimiter = ',',
+        conflicts_with_all = ["only", "lengths"],
+        value_parser = ["256", "512", "1024", "2048"]
+    )]
+    pixart: Vec<String>,
     /// Print one JSON object a line
     #[arg(long)]
     json: bool,
@@ -42,6 +55,9 @@ pub fn bench(arguments: &BenchArguments) -> Result<()> {
         Precisions::Auto => &[PrecisionConfig::Auto.resolved()],
         Precisions::Both => &[PrecisionConfig::F32, PrecisionConfig::Bf16],
     };
+    if !arguments.pixart.is_empty() {
+        return pixart(arguments, precisions);
+    }
     let all: Vec<Workload> =
         WORKLOADS.iter().map(|(_, workload)| *workload).filter(|workload| !workload.is_large()).collect();
     let chosen = if arguments.only.is_empty() { &all } else { &arguments.only };
@@ -60,10 +76,7 @@ pub fn bench(arguments: &BenchArguments) -> Result<()> {
         );
     }
     let show = |found: Measurement| match arguments.json {
-        true => {
-            say!("{}", serde_json::to_string(&found).expect("measurements are plain data"));
-            Ok(())
-        }
+        true => print_json(&found),
         false => print(&found),
     };
     for &precision in precisions {
@@ -97,6 +110,58 @@ fn parse_tokens(text: &str) -> Result<usize, String> {
     }
 }
 
+/// PixArt-Σ as it is and with the graft: two rows a size and precision, and what the graft gained.
+fn pixart(arguments: &BenchArguments, precisions: &[PrecisionConfig]) -> Result<()> {
+    if !arguments.json {
+        let shares = "attention's share of time, FLOPs";
+        say!(
+            "{:<27} {:>6} {:>5} {:>10} {:>10} {:>10} {:>8}  {shares}",
+            "one image",
+            "tokens",
+            "",
+            "median ms",
+            "min",
+            "max",
+            "TFLOPs"
+        );
+    }
+    for &precision in precisions {
+        set_precision(precision);
+        for side in &arguments.pixart {
+            let found = measure_pixart(side, precision, arguments.runs)?;
+            if arguments.json { print_json(&found)? } else { print_comparison(&found)? }
+        }
+    }
+    Ok(())
+}
+
+fn print_comparison(found: &Comparison) -> Result<()> {
+    let graft = format!("  hyena-x in {} blocks", found.grafted_blocks.len());
+    for (name, passes) in [(&found.model, &found.native), (&graft, &found.grafted)] {
+        say!(
+            "{:<27} {:>6} {:>5} {:>10.1} {:>10.1} {:>10.1} {:>8.2} {:>25.1}% {:>5.1}%",
+            name,
+            found.tokens,
+            self::name(found.precision),
+            passes.times.median_ms,
+            passes.times.min_ms,
+            passes.times.max_ms,
+            passes.gflop / 1e3,
+            100.0 * passes.attention_share_of_time,
+            100.0 * passes.attention_share_of_flops
+        );
+    }
+    let paper =
+        found.paper_speed_up.map_or_else(String::new, |paper| format!(" (the paper, on a GPU: {paper:.2})"));
+    say!("  {:.2} times as fast{paper}, {} MiB", found.speed_up, found.peak_rss_bytes >> 20);
+    Ok(())
+}
+
+fn print_json(found: &impl serde::Serialize) -> Result<()> {
+    say!("{}", serde_json::to_string(found).expect("measurements are plain data"));
+    Ok(())
+}
+
 fn print(found: &Measurement) -> Result<()> {
     let number = |value: Option<f64>, digits: usize| {
         value.map_or_else(|| "—".to_string(), |value| format!("{value:.digits$}"))
@@ -105,9 +170,9 @@ fn print(found: &Measurement) -> Result<()> {
         "{:<20} {:>5} {:>10.2} {:>10.2} {:>10.2} {:>9} {:>7} {:>10} {:>6} MiB",
         found.tokens.map_or_else(|| found.workload.clone(), |tokens| format!("{} {tokens}", found.workload)),
         name(found.precision),
-        found.median_ms,
-        found.min_ms,
-        found.max_ms,
+        found.times.median_ms,
+        found.times.min_ms,
+        found.times.max_ms,
         number(found.gflops, 0),
         found.share_of_peak.map_or_else(|| "—".into(), |share| format!("{:.0}%", 100.0 * share)),
         number(found.images_per_s, 1),

@@ -25,7 +25,9 @@ pub struct GenevalArguments {
 #[derive(Subcommand)]
 enum GenevalCommand {
     /// Writes the benchmark's 553 prompts, for generation
-    #[command(after_help = "Example:\n  scion geneval prompts --out evaluation_metadata.jsonl")]
+    #[command(
+        after_help = "Example:\n  scion geneval prompts --out evaluation_metadata.jsonl\n\nscion generate --geneval evaluation_metadata.jsonl draws images of them; lines that are left out there are not drawn."
+    )]
     Prompts {
         /// Write to a file instead
         #[arg(long)]

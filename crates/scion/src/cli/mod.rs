@@ -110,7 +110,7 @@ enum Command {
     Encode(encode::EncodeArguments),
     /// Draws images of prompts with a text-to-image pipeline
     #[command(
-        after_help = "Examples:\n  scion generate PixArt-Sigma-XL-2-1024-MS \"a small cactus with a happy face in the Sahara\" --out cactus.png\n  scion generate PixArt-Sigma-XL-2-1024-MS --prompts prompts.txt --count 4 --out pictures --transformer stage2.safetensors\n\nThe folder is a pipeline's as diffusers writes it. --seed gives every image noise of its own by its number."
+        after_help = "Examples:\n  scion generate PixArt-Sigma-XL-2-1024-MS \"a small cactus with a happy face in the Sahara\" --out cactus.png\n  scion generate PixArt-Sigma-XL-2-1024-MS --prompts prompts.txt --count 4 --out pictures --transformer stage2.safetensors\n  scion generate PixArt-Sigma-XL-2-1024-MS --geneval embedded --out drawn\n\nThe folder is a pipeline's as diffusers writes it. --seed gives every image noise of its own by its number."
     )]
     Generate(generate::GenerateArguments),
     /// Prints the token ids of prompts, a line for each, as a pipeline's tokenizer gives them
@@ -137,7 +137,7 @@ enum Command {
     Evaluate(evaluate::EvaluateArguments),
     /// Scores text-to-image models: do their images show what the prompts name?
     #[command(
-        after_help = "Examples:\n  scion geneval prompts --out evaluation_metadata.jsonl\n  scion geneval score drawn --detections found.json"
+        after_help = "Examples:\n  scion geneval prompts --out evaluation_metadata.jsonl\n  scion generate PixArt-Sigma-XL-2-1024-MS --geneval embedded --out drawn\n  scion geneval score drawn --detections found.json"
     )]
     Geneval(geneval::GenevalArguments),
     /// What to know of a model before grafting it: activations, where attention looks, what operators are worth, advice
@@ -152,7 +152,7 @@ enum Command {
     Neighbours(neighbours::NeighboursArguments),
     /// Times the kernels and the stages on this machine
     #[command(
-        after_help = "Examples:\n  scion bench\n  scion bench --only dit-train,distil-swa --precision bf16 --json"
+        after_help = "Examples:\n  scion bench\n  scion bench --only dit-train,distil-swa --precision bf16 --json\n  scion bench --pixart 1024,2048 --precision auto --runs 3"
     )]
     Bench(bench::BenchArguments),
     /// Makes the HTML report of a run folder anew, or compares several runs on one page

@@ -1,4 +1,3 @@
-use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -6,7 +5,7 @@ use burn::tensor::Device;
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use super::claim::claim;
+use super::claim::{claim, settled_precision};
 use super::precision::PrecisionChoice;
 use super::reading::Reading;
 use super::{Common, set_precision};
@@ -82,7 +81,8 @@ const CHUNK: usize = 256;
 pub fn sample(arguments: &SampleArguments, common: &Common) -> Result<()> {
     let form = arguments.out.extension().and_then(|e| e.to_str()).map(str::to_lowercase);
     check(arguments, form.as_deref())?;
-    let precision = precision(arguments);
+    let places = [arguments.out.as_path(), &parts_folder(&arguments.out)];
+    let precision = settled_precision(arguments.precision.config(), &places, SETTINGS);
     set_precision(precision);
     let seed = common.seed.unwrap_or(0);
     let [model] = &arguments.models[..] else { return side_by_side(arguments, seed, common.quiet) };
@@ -348,20 +348,6 @@ fn classes(arguments: &SampleArguments, sizes: &DitConfig) -> Result<Vec<usize>>
 fn parts_folder(out: &Path) -> PathBuf {
     let name = out.file_name().unwrap_or_default().to_string_lossy();
     out.with_file_name(format!("{name}.parts"))
-}
-
-/// The precision to draw in. Images that are there already decide what `auto` means for the rest.
-fn precision(arguments: &SampleArguments) -> PrecisionConfig {
-    let asked = arguments.precision.config();
-    if asked != PrecisionConfig::Auto {
-        return asked;
-    }
-    let begun = [arguments.out.clone(), parts_folder(&arguments.out)].into_iter().find_map(|folder| {
-        let text = fs::read_to_string(folder.join(SETTINGS)).ok()?;
-        let settings: Value = serde_json::from_str(&text).ok()?;
-        serde_json::from_value(settings.get("precision")?.clone()).ok()
-    });
-    begun.unwrap_or(asked).resolved()
 }
 
 /// Everything that decides an image besides its number.

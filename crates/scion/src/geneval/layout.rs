@@ -88,6 +88,16 @@ impl Layout {
         all.filter(|&(prompt, image)| !self.sample_path(prompt, image).exists()).collect()
     }
 
+    /// Prompts whose images are all there, but not their `grid.png`.
+    pub fn without_grid(&self) -> Vec<usize> {
+        let drawn = |prompt: &usize| (0..self.images).all(|image| self.sample_path(*prompt, image).exists());
+        (0..self.prompts.len()).filter(|&prompt| !self.grid_path(prompt).exists()).filter(drawn).collect()
+    }
+
+    fn grid_path(&self, prompt: usize) -> PathBuf {
+        self.folder(prompt).join("grid.png")
+    }
+
     /// Writes `grid.png` of a prompt: its images one below the other, two black pixels around each, as GenEval's
     /// own generation does.
     ///
@@ -114,7 +124,7 @@ impl Layout {
             sheet.data.extend(vec![0; 3 * GAP * sheet_width]);
             sheet.height += height + GAP;
         }
-        save_png(&self.folder(prompt).join("grid.png"), &sheet)
+        save_png(&self.grid_path(prompt), &sheet)
     }
 }
 
@@ -274,7 +284,9 @@ mod tests {
         for image in 0..2 {
             save_png(&layout.sample_path(0, image), &dot(7 + image as u8)).unwrap();
         }
+        assert_eq!(layout.without_grid(), [0]);
         layout.write_grid(0).unwrap();
+        assert_eq!(layout.without_grid(), [0; 0]);
         let grid = open_image(&folder.path().join("00000/grid.png")).unwrap();
         assert_eq!((grid.width, grid.height), (5, 8));
         let lit = grid.data.iter().enumerate().filter(|(_, level)| **level > 0);

@@ -18,6 +18,13 @@ pub(super) const EPS: f32 = 1e-6;
 /// What a tap sees while a model runs.
 #[derive(Debug)]
 pub enum Seen<'a> {
+    /// An operator is about to run.
+    Begin {
+        /// Index of the block.
+        block: usize,
+        /// The operator's slot.
+        slot: Slot,
+    },
     /// An operator's input (after modulation) and output (before the gate), each [N, T, D].
     Operator {
         /// Index of the block.
@@ -156,6 +163,7 @@ impl Block {
         let mut x = x;
         for (slot, shift) in [(Slot::Attention, 0), (Slot::Mlp, 3)] {
             let input = modulated_norm(x.clone(), modulation.clone(), shift, shift + 1, EPS);
+            tap(Seen::Begin { block: index, slot });
             let output = self.operator(slot).forward(input.clone());
             tap(Seen::Operator { block: index, slot, input: &input, output: &output });
             x = gated_residual(x, output, modulation.clone(), shift + 2);

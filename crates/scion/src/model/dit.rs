@@ -206,7 +206,7 @@ impl Dit {
         self.forward_tapped(x, t, given, &mut |_| {})
     }
 
-    /// [`Dit::forward`], showing every operator's input and output, and the tokens between layers, to `tap`.
+    /// [`Dit::forward`], showing every operator's beginning, input and output, and the tokens between layers, to `tap`.
     pub fn forward_tapped<'a>(
         &self,
         x: Tensor<4>,

@@ -6,6 +6,7 @@ use std::path::Path;
 use assert_cmd::Command;
 use flate2::read::GzDecoder;
 use scion::checkpoint::Checkpoint;
+use scion::geneval::{Folder, OFFICIAL_PROMPTS};
 
 use super::{assert_names, fixture, listing, printed, read_tensor, refused, scion};
 
@@ -138,6 +139,104 @@ fn a_grafted_transformer_takes_the_folders_place() {
     let mut command = generate(path, "c.safetensors");
     let message = refused(command.args(["two cups", "--transformer"]).arg(fixture("dit/tiny/diffusers")), 2);
     assert_names(&message, &["reads no prompts", "scion sample"]);
+}
+
+/// A copy of the first images of a folder as GenEval has it, by their names there, and of the sheets.
+fn gallery(folder: &Path, prompts: usize, images: usize) -> Vec<Vec<u8>> {
+    let files = (0..prompts).flat_map(|prompt| {
+        let samples = (0..images).map(move |image| format!("{prompt:05}/samples/{image:04}.png"));
+        samples.chain([format!("{prompt:05}/grid.png")])
+    });
+    files.map(|name| fs::read(folder.join(name)).unwrap()).collect()
+}
+
+#[test]
+fn genevals_folder_is_filled_and_gone_on_with() {
+    let folder = pipeline();
+    let path = folder.path();
+    let lines: Vec<&str> = OFFICIAL_PROMPTS.lines().take(3).collect();
+    let file = |name: &str, lines: &[&str]| {
+        fs::write(path.join(name), format!("{}\n", lines.join("\n"))).unwrap();
+        path.join(name)
+    };
+    let (two, three) = (file("two.jsonl", &lines[..2]), file("three.jsonl", &lines));
+    let fill = |prompts: &Path, more: &[&str]| {
+        let mut command = generate(path, "drawn");
+        command.args(["--steps", "2", "--seed", "3", "--batch", "2", "--height", "64", "--width", "64"]);
+        command.arg("--geneval").arg(prompts).args(more);
+        command
+    };
+    let drawn = path.join("drawn");
+    printed(&mut fill(&two, &[]));
+    let first = gallery(&drawn, 2, 4);
+    assert_eq!(listing(&drawn), ["00000", "00001", "generate.json"]);
+
+    // What is lost is drawn again, to the last bit; what is there is left alone.
+    fs::remove_file(drawn.join("00000/samples/0003.png")).unwrap();
+    fs::remove_file(drawn.join("00001/grid.png")).unwrap();
+    fs::write(drawn.join("00000/samples/0001.png"), "mine").unwrap();
+    printed(&mut fill(&two, &[]));
+    assert_eq!(fs::read(drawn.join("00000/samples/0001.png")).unwrap(), b"mine");
+    fs::remove_file(drawn.join("00000/samples/0001.png")).unwrap();
+    printed(&mut fill(&two, &[]));
+    assert!(gallery(&drawn, 2, 4) == first, "an image is not what it was");
+
+    // The scorer finds them all, and the images are those of the same prompts without the layout.
+    let folder = Folder::open(&drawn).unwrap();
+    assert_eq!((folder.samples.len(), folder.uneven()), (8, None));
+    let texts: Vec<&str> = folder.prompts.iter().map(|prompt| prompt.prompt.as_str()).collect();
+    fs::write(path.join("prompts.txt"), texts.join("\n")).unwrap();
+    let mut plain = generate(path, "pictures");
+    plain.args([
+        "--steps", "2", "--seed", "3", "--batch", "2", "--height", "64", "--width", "64", "--count", "4",
+    ]);
+    printed(plain.arg("--prompts").arg(path.join("prompts.txt")));
+    for (number, sample) in folder.samples.iter().enumerate() {
+        let picture = fs::read(path.join(format!("pictures/{number:06}.png"))).unwrap();
+        assert!(fs::read(&sample.path).unwrap() == picture, "{} is another image", sample.key);
+    }
+
+    let grafted = path.join("grafted.safetensors");
+    let source = path.join("pipeline/transformer");
+    printed(scion("convert").arg(&source).arg(&grafted).args(["--layout", "scion", "--dtype", "bf16"]));
+    let model = ["--transformer", grafted.to_str().unwrap()];
+    let others: [(&[&str], &str); 5] = [
+        (&["--cfg", "3"], "cfg 4.5 instead of 3.0"),
+        (&["--count", "2"], "count 4 instead of 2"),
+        (&["--sampler", "ddim"], "sampler \"dpm-solver++\" instead of \"ddim\""),
+        (&["--exact-size"], "drawn-size [256,256] instead of [64,64]"),
+        (&model, "transformer-sha256"),
+    ];
+    for (more, told) in others {
+        assert_names(&refused(&mut fill(&two, more), 1), &["drawn", told, "choose another --out"]);
+    }
+    assert!(gallery(&drawn, 2, 4) == first);
+
+    // Further prompts do not change the first.
+    printed(&mut fill(&three, &[]));
+    assert!(gallery(&drawn, 2, 4) == first && gallery(&drawn, 3, 4).len() == 15);
+    let fewer = refused(&mut fill(&two, &[]), 1);
+    assert_names(&fewer, &["drawn", "holds 00002, which is none of these 2 prompts"]);
+}
+
+#[test]
+fn folders_that_are_not_genevals_are_refused() {
+    let folder = pipeline();
+    let path = folder.path();
+    let refused = |out: &str, rest: &[&str], code: i32| refused(generate(path, out).args(rest), code);
+    assert_names(&refused("x.png", &["--geneval", "embedded"], 2), &["--out ends in .png", "fills a folder"]);
+    fs::create_dir(path.join("occupied")).unwrap();
+    fs::write(path.join("occupied/precious"), "").unwrap();
+    let message = refused("occupied", &["--geneval", "embedded"], 1);
+    assert_names(&message, &["occupied", "is not empty, and has no generate.json"]);
+    fs::write(path.join("odd.jsonl"), "{}\n").unwrap();
+    let odd = path.join("odd.jsonl");
+    assert_names(&refused("x", &["--geneval", odd.to_str().unwrap()], 1), &["odd.jsonl: line 1", "`tag`"]);
+    assert_names(&refused("x", &["--geneval", "nowhere.jsonl"], 1), &["nowhere.jsonl"]);
+    for clash in [&["a cat"][..], &["--prompts", "p.txt"], &["--noise", "n.safetensors"]] {
+        generate(path, "x").args(["--geneval", "embedded"]).args(clash).assert().code(2);
+    }
+    assert!(!path.join("x").exists());
 }
 
 #[test]

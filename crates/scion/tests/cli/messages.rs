@@ -220,6 +220,18 @@ fn costs_are_measured_by_length() {
 }
 
 #[test]
+fn pixart_is_timed_at_its_sizes_alone() {
+    let told = |options: &[&str]| {
+        let refusal = scion("bench").args(options).output().unwrap();
+        assert_eq!(refusal.status.code(), Some(2));
+        String::from_utf8(refusal.stderr).unwrap()
+    };
+    assert_names(&told(&["--pixart", "1024,3000"]), &["'3000'", "--pixart", "256, 512, 1024, 2048"]);
+    assert_names(&told(&["--pixart", "1024", "--lengths", "256"]), &["--pixart", "--lengths"]);
+    assert_names(&told(&["--pixart", "1024", "--only", "data"]), &["--pixart", "--only"]);
+}
+
+#[test]
 fn dry_runs_leave_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let run = |command: &str| {

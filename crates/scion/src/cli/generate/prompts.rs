@@ -1,0 +1,51 @@
+use std::path::Path;
+
+use super::GenerateArguments;
+use crate::checkpoint::Precision;
+use crate::error::{Error, Result};
+use crate::generate::PipelineFolder;
+use crate::geneval::{self, Prompt, official_prompts};
+use crate::model::Prompts;
+use crate::run::EMBEDDED_NAME;
+use crate::text::{Caption, Embedding, EmbeddingCache, PromptEncoder, Weights};
+
+/// The prompts' texts, and what GenEval wants to see in their images where it is they.
+///
+/// # Errors
+/// When a file of prompts cannot be read, or holds none or malformed ones.
+pub fn read_prompts(arguments: &GenerateArguments) -> Result<(Vec<String>, Option<Vec<Prompt>>)> {
+    if let Some(name) = &arguments.geneval {
+        let prompts =
+            if name == EMBEDDED_NAME { official_prompts() } else { geneval::read_prompts(Path::new(name))? };
+        return Ok((prompts.iter().map(|prompt| prompt.prompt.clone()).collect(), Some(prompts)));
+    }
+    let Some(path) = &arguments.prompts else {
+        return Ok((arguments.prompt.iter().cloned().collect(), None));
+    };
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+    let lines: Vec<String> =
+        text.lines().filter(|line| !line.trim().is_empty()).map(str::to_string).collect();
+    if lines.is_empty() {
+        return Err(Error::invalid(path, "holds no prompt; expected one a line"));
+    }
+    Ok((lines, None))
+}
+
+/// The prompts, and the negative one for guidance, as the text encoder makes them, and that encoder's fingerprint.
+///
+/// # Errors
+/// Those of opening the pipeline's tokenizer and text encoder, and of its cache.
+pub fn encoded(
+    arguments: &GenerateArguments,
+    folder: &PipelineFolder,
+    prompts: &[String],
+) -> Result<(Prompts, String)> {
+    let caption = if arguments.plain { Caption::Lower } else { Caption::Clean };
+    let encoder = PromptEncoder::open(&arguments.model, Weights::Streamed, caption)?
+        .with_max_tokens(folder.prompt_tokens());
+    let texts: Vec<&str> = prompts.iter().chain([&arguments.negative]).map(String::as_str).collect();
+    let mut found = EmbeddingCache::open(&encoder, None, Precision::F32)?.fetch(&texts)?;
+    let Embedding { values: null, width } = found.pop().expect("there is one embedding a text");
+    let rows = found.into_iter().map(|embedding| embedding.values).collect();
+    Ok((Prompts::new(width, rows, null)?, encoder.fingerprint()?))
+}
