@@ -10,7 +10,7 @@ use crate::capture::{NoisedBatch, add_noise};
 use crate::config::SampleConfig;
 use crate::data::{from_unit, to_unit};
 use crate::diffusion::{Schedule, hybrid_loss};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::metrics::{Features, Gaussian, JackknifeOptions, Sampled, frechet_with_error};
 use crate::model::{Dit, DitConfig, Site};
 use crate::operator::Slot;
@@ -114,11 +114,12 @@ impl<'a> Probe<'a> {
             Ok((images, noised))
         };
         let judged = held_out.judged && settings.frechet_images > 0;
-        let classes = sizes.classes()?;
-        let judge = judged.then(|| Judge::new(&Device::flex(), seed)).transpose()?.map(|judge| {
+        let judge = |()| {
+            let classes = sizes.classes()?;
             let labels = (0..settings.frechet_images).map(|i| i % classes).collect();
-            (judge, labels)
-        });
+            Ok::<_, Error>((Judge::new(&Device::flex(), seed)?, labels))
+        };
+        let judge = judged.then_some(()).map(judge).transpose()?;
         Ok(Self { sizes, batches: all.chunks(BATCH).map(noised).collect::<Result<_>>()?, judge, seed })
     }
 

@@ -14,13 +14,13 @@ use crate::checkpoint::{Checkpoint, ensure_absent};
 use crate::config::{DataConfig, DataSource};
 use crate::error::{Error, Result};
 use crate::model::{fingerprint, load};
-use crate::run::{EMBEDDED_NAME, embedded_teacher, kebab, with_checkpoint};
+use crate::run::{EMBEDDED_NAME, embedded_teacher, kebab, with_checkpoint, with_embedded_captions};
 
 #[derive(Args)]
 pub struct AnalyzeArguments {
-    /// A file, a folder, hf://ORG/REPO/FILE, or "embedded"
+    /// A file, a folder, hf://ORG/REPO/FILE, "embedded" or "embedded-emoji"; a text-to-image model must be one of emoji
     model: String,
-    /// Images to take the loss on: "embedded", "fashion-mnist", or a folder with one sub-folder a class; by default those of
+    /// Images to take the loss on: "embedded", "fashion-mnist", "emoji", or a folder with one sub-folder a class; by default those of
     /// --run, and the embedded ones for the embedded model
     #[arg(long)]
     data: Option<String>,
@@ -81,7 +81,7 @@ fn run(
     common: &Common,
 ) -> Result<()> {
     let architecture = arguments.reading.architecture(file)?;
-    let model = load(file, &architecture, &Device::flex())?;
+    let model = with_embedded_captions(load(file, &architecture, &Device::flex())?, &architecture.dit)?;
     let subject = Subject { name: &arguments.model, model: &model, architecture: &architecture };
     let (weights, seed) = (fingerprint(&model), common.seed.unwrap_or(0));
     let scions = arguments.run.as_ref().map(|run| Scions::read(run, &subject, &weights)).transpose()?;
@@ -155,11 +155,13 @@ fn data(
     match (arguments.data.as_deref(), scions) {
         (Some("embedded"), _) => of(DataSource::Embedded, None),
         (Some("fashion-mnist"), _) => of(DataSource::FashionMnist, None),
+        (Some("emoji"), _) => of(DataSource::Emoji, None),
         (Some(folder), _) if Path::new(folder).is_dir() => of(DataSource::ImageFolder, Some(folder.into())),
         (Some(other), _) => Err(Error::Usage(format!(
-            "--data {other}: expected \"embedded\", \"fashion-mnist\", or a folder with one sub-folder of images a class"
+            "--data {other}: expected \"embedded\", \"fashion-mnist\", \"emoji\", or a folder with one sub-folder of images a class"
         ))),
         (None, Some(scions)) if scions.data.source != DataSource::Teacher => Ok(Some(scions.data.clone())),
+        (None, _) if subject.architecture.dit.text().is_some() => of(DataSource::Emoji, None),
         (None, _) if is_embedded(subject, weights)? => of(DataSource::Embedded, None),
         (None, _) => Ok(None),
     }

@@ -4,7 +4,7 @@ mod prompts;
 mod size;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use clap::{Args, ValueEnum};
@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::generate::{Noise, Painter, PipelineFolder};
 use crate::latent::Autoencoder;
 use crate::model::{architecture_of, load};
-use crate::run::{Progress, with_checkpoint};
+use crate::run::{EMBEDDED_EMOJI, Progress, with_checkpoint};
 use geneval::Gallery;
 use output::{Decoder, Form, read_noise, write_latents, write_pictures};
 use prompts::{encoded, read_prompts};
@@ -27,7 +27,8 @@ use size::Size;
 
 #[derive(Args)]
 pub struct GenerateArguments {
-    /// A pipeline's folder as diffusers writes it, with transformer, text_encoder, tokenizer, vae and scheduler
+    /// A pipeline's folder as diffusers writes it, with transformer, text_encoder, tokenizer, vae and scheduler; or
+    /// "embedded-emoji", a small model that knows captions of emoji
     model: PathBuf,
     /// The prompt
     #[arg(required_unless_present_any = ["prompts", "geneval"], conflicts_with_all = ["prompts", "geneval"])]
@@ -94,7 +95,7 @@ enum SamplerChoice {
 pub fn generate(arguments: &GenerateArguments, common: &Common) -> Result<()> {
     let form = form(arguments)?;
     let config = config(arguments)?;
-    let folder = PipelineFolder::open(&arguments.model)?;
+    let folder = opened(arguments)?;
     let (texts, conditions) = read_prompts(arguments)?;
     let (asked, out) = (arguments.precision.config(), arguments.out.as_path());
     let precision = match conditions {
@@ -103,32 +104,36 @@ pub fn generate(arguments: &GenerateArguments, common: &Common) -> Result<()> {
     };
     set_precision(precision);
     // What fails fast comes first; the text encoder, the largest part, is gone before the transformer is read.
-    let vae = match form {
-        Form::Latents => None,
-        Form::Picture | Form::Folder => {
-            Some(Autoencoder::open(&folder.component("vae")?, scion_kernels::precision())?)
-        }
+    let vae = match (&folder, form) {
+        (None, _) | (_, Form::Latents) => None,
+        (Some(folder), _) => Some(Autoencoder::open(&folder.component("vae")?, scion_kernels::precision())?),
     };
-    let transformer = match &arguments.transformer {
-        Some(name) => name.clone(),
-        None => folder.component("transformer")?.to_string_lossy().into_owned(),
+    let transformer = match (&arguments.transformer, &folder) {
+        (Some(name), _) => name.clone(),
+        (None, Some(folder)) => folder.component("transformer")?.to_string_lossy().into_owned(),
+        (None, None) => EMBEDDED_EMOJI.into(),
     };
     with_checkpoint(&transformer, |file| {
         let architecture = architecture_of(file, None)?;
-        let factor = vae.as_ref().map_or(FACTOR, |vae| vae.config().factor());
+        let factor = match (&folder, &vae) {
+            (None, _) => 1,
+            (_, None) => FACTOR,
+            (_, Some(vae)) => vae.config().factor(),
+        };
         let sides = [arguments.height, arguments.width];
         let size = Size::of(sides, arguments.exact_size, architecture.dit.input_size, factor)?;
         Painter::check(&architecture, size.latent)?;
-        let (prompts, encoder) = encoded(arguments, &folder, &texts)?;
+        let (prompts, encoder) = encoded(arguments, folder.as_ref(), &texts, &architecture.dit)?;
         let model = load(file, &architecture, &Device::flex())?;
         let painter = Painter::new(model, architecture, size.latent, prompts)?;
-        let Some(vae) = vae else {
-            return write_latents(out, draw(arguments, common, &painter, &config)?, painter.shape());
-        };
-        let decoder = Decoder { vae, size };
-        let Some(prompts) = conditions else {
+        let shape = painter.shape();
+        if form == Form::Latents {
+            return write_latents(out, draw(arguments, common, &painter, &config)?, shape);
+        }
+        let decoder = Decoder { vae, channels: shape[0], size };
+        let (Some(prompts), Some(folder)) = (conditions, &folder) else {
             let latents = draw(arguments, common, &painter, &config)?;
-            let pixels = decode(&decoder, &latents, painter.shape(), common.quiet)?;
+            let pixels = decode(&decoder, &latents, shape, common.quiet)?;
             return write_pictures(out, &pixels, decoder.shape(), config.count);
         };
         let seed = common.seed.unwrap_or(0);
@@ -138,6 +143,19 @@ pub fn generate(arguments: &GenerateArguments, common: &Common) -> Result<()> {
     })?;
     say!("wrote {}", out.display());
     Ok(())
+}
+
+/// The pipeline's folder; none of the embedded model.
+fn opened(arguments: &GenerateArguments) -> Result<Option<PipelineFolder>> {
+    if arguments.model != Path::new(EMBEDDED_EMOJI) {
+        return PipelineFolder::open(&arguments.model).map(Some);
+    }
+    if arguments.geneval.is_some() || !arguments.negative.is_empty() {
+        return Err(Error::Usage(format!(
+            "{EMBEDDED_EMOJI} has no text encoder: it knows the captions of its emoji, not --geneval's prompts or --negative"
+        )));
+    }
+    Ok(None)
 }
 
 /// Pixels that a latent's value stands for along a side, where no autoencoder tells.

@@ -171,7 +171,7 @@ fn side_by_side(arguments: &SampleArguments, seed: u64, quiet: bool) -> Result<(
     let shape = columns[0].0;
     let image = |column: &[u8], i: usize| column[i * shape.len()..(i + 1) * shape.len()].to_vec();
     let rows = (0..count).flat_map(|i| columns.iter().flat_map(move |(_, column)| image(column, i)));
-    let options = GridOptions { scale: 2, ..GridOptions::new(models.len()) };
+    let options = GridOptions::to_look_at(models.len(), shape);
     save_png(&arguments.out, &grid(&rows.collect::<Vec<u8>>(), shape, &options)?)?;
     say!("columns: {}", models.join(", "));
     Ok(())
@@ -189,9 +189,9 @@ const FILMED: usize = 50;
 const CLASS_COLUMNS: usize = 16;
 
 /// How a sheet of images whose classes come in turn is laid out: a column a class where they are few.
-fn layout(classes: usize, count: usize) -> GridOptions {
+fn layout(classes: usize, count: usize, shape: ImageShape) -> GridOptions {
     let columns = if (2..=CLASS_COLUMNS).contains(&classes) { classes } else { 10 };
-    GridOptions { scale: 2, ..GridOptions::new(count.min(columns)) }
+    GridOptions::to_look_at(count.min(columns), shape)
 }
 
 /// Images to be drawn.
@@ -245,7 +245,7 @@ impl Drawing<'_> {
         };
         let shape = canvas.shape();
         match form {
-            "png" => save_png(out, &grid(&pixels, shape, &layout(classes, labels.len()))?)?,
+            "png" => save_png(out, &grid(&pixels, shape, &layout(classes, labels.len(), shape))?)?,
             "npz" => write_samples(out, &pixels, shape, Some(labels))?,
             _ => DrawnLatents::write(out, [whole(&pixels)], shape, labels)?,
         }
@@ -256,7 +256,8 @@ impl Drawing<'_> {
     fn film(&self, out: &Path, classes: usize) -> Result<()> {
         let labels = &self.labels[..self.labels.len().min(FILMED)];
         let frames = sample_film(&self.model, self.sizes, &self.sampling, self.seed, labels, &self.canvas)?;
-        let sheet = |pixels: &Vec<u8>| grid(pixels, self.canvas.shape(), &layout(classes, labels.len()));
+        let shape = self.canvas.shape();
+        let sheet = |pixels: &Vec<u8>| grid(pixels, shape, &layout(classes, labels.len(), shape));
         save_animation(out, &frames.iter().map(sheet).collect::<Result<Vec<_>>>()?)
     }
 }

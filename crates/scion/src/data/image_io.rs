@@ -13,6 +13,9 @@ use crate::error::{Error, Result};
 /// Pixels between a sheet's images, unless told otherwise.
 pub const GAP: usize = 2;
 
+/// Height up to which images are small.
+const SMALL: usize = 64;
+
 /// How a sheet of images is drawn.
 #[derive(Clone, Copy, Debug)]
 pub struct GridOptions {
@@ -30,6 +33,11 @@ impl GridOptions {
     /// White gaps of [`GAP`] pixels, no scaling.
     pub fn new(columns: usize) -> Self {
         Self { columns, gap: GAP, scale: 1, background: 255 }
+    }
+
+    /// The same for people to look at: small images are drawn twice as large.
+    pub fn to_look_at(columns: usize, shape: ImageShape) -> Self {
+        Self { scale: if shape.height <= SMALL { 2 } else { 1 }, ..Self::new(columns) }
     }
 }
 

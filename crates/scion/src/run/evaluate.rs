@@ -178,13 +178,9 @@ pub(super) fn evaluation_samples(
 fn save_sheet(sheet: &Sheet, pixels: &[u8], shape: ImageShape, file: &Path) -> Result<()> {
     let image = |&i: &usize| pixels[i * shape.len()..(i + 1) * shape.len()].to_vec();
     let shown: Vec<u8> = sheet.images.iter().flat_map(image).collect();
-    let scale = if shape.height <= SMALL { 2 } else { 1 };
-    let raster = grid(&shown, shape, &GridOptions { scale, ..GridOptions::new(sheet.columns) })?;
+    let raster = grid(&shown, shape, &GridOptions::to_look_at(sheet.columns, shape))?;
     save_png(file, &raster)
 }
-
-/// Images of this height and below are shown enlarged.
-const SMALL: usize = 64;
 
 /// Whether two recipes have their teacher draw the same images, as far as they tell.
 pub(crate) fn same_teacher_images(a: &Recipe, b: &Recipe) -> bool {

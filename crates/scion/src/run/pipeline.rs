@@ -129,7 +129,8 @@ impl<'a> Job<'a> {
         if !plan::needs_locality(&recipe.grafts) {
             checked_plan(recipe, &architecture, &recipe.grafts, until)?;
         }
-        let model = with_prompts(load(&file, &architecture, &device)?, recipe, &architecture.dit, folder)?;
+        let model =
+            with_prompts(load(&file, &architecture, &device)?, recipe, &architecture.dit, Some(folder))?;
         let teacher = Teacher { model, architecture };
         folder.claim(&fingerprint(&teacher.model))?;
         let (grafts, locality) = chosen_blocks(recipe, &teacher, folder, quiet)?;

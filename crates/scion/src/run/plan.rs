@@ -3,6 +3,7 @@ use std::path::Path;
 use burn::tensor::Device;
 
 use super::locality::{self, Locality};
+use super::prompts::with_prompts;
 use super::teacher::Teacher;
 use super::{is_at_hand, with_checkpoint};
 use crate::checkpoint::Checkpoint;
@@ -78,7 +79,7 @@ fn measured(
     known: &mut Vec<Locality>,
     quiet: bool,
 ) -> Result<Locality> {
-    let model = load(file, native, &Device::flex())?;
+    let model = with_prompts(load(file, native, &Device::flex())?, recipe, &native.dit, None)?;
     let teacher = Teacher { model, architecture: native.clone() };
     if let Some(stored) = Locality::stored(recipe, &teacher, &out.join(locality::FILE))? {
         return Ok(stored);

@@ -1,5 +1,4 @@
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -11,8 +10,8 @@ use crate::config::{DataSource, Recipe, read_lines};
 use crate::data::LatentSet;
 use crate::data::emoji::{EncodedTexts, emoji_captions, emoji_texts};
 use crate::error::{Error, Result};
-use crate::model::{Dit, DitConfig, Prompts, TextConfig};
-use crate::text::{Caption, EmbeddingCache, PromptEncoder, Weights};
+use crate::model::{Dit, DitConfig, Prompts};
+use crate::text::{Caption, Embedding, EmbeddingCache, PromptEncoder, Weights};
 
 /// Where a run keeps its prompts' embeddings, and what they are of.
 const EMBEDDINGS: &str = "prompts.safetensors";
@@ -127,7 +126,7 @@ fn captions(recipe: &Recipe) -> Result<Vec<String>> {
 }
 
 /// Gives a text-to-image model the prompts of a run; any other model is returned as it is. What a text encoder makes of them
-/// is kept in the run's folder.
+/// is kept in the run's folder, where there is one yet.
 ///
 /// # Errors
 /// Those of [`Labels::of`]; when the text encoder cannot be read or is another than the model was trained with, or the run
@@ -136,26 +135,39 @@ pub(super) fn with_prompts(
     model: Dit,
     recipe: &Recipe,
     sizes: &DitConfig,
-    folder: &RunFolder,
+    folder: Option<&RunFolder>,
 ) -> Result<Dit> {
     let Some(text) = sizes.text() else { return Ok(model) };
     let texts = Labels::of(recipe, sizes)?.texts;
-    let prompts = match &recipe.model.text_encoder {
-        None => embedded(&texts, text)?,
-        Some(encoder) => encoded(&texts, encoder, text, folder)?,
+    let Some(encoder) = &recipe.model.text_encoder else {
+        return Ok(model.with_prompts(Arc::new(embedded_prompts(&texts, sizes)?)));
+    };
+    let encoder =
+        PromptEncoder::open(encoder, Weights::Streamed, Caption::Clean)?.with_max_tokens(text.tokens);
+    let prompts = match folder {
+        Some(folder) => kept(texts, &encoder, folder)?,
+        None => {
+            let texts: Vec<&str> = texts.iter().map(String::as_str).chain([""]).collect();
+            let mut rows = EmbeddingCache::open(&encoder, None, KEPT)?.fetch(&texts)?;
+            let Embedding { values: null, width } = rows.pop().expect("there is one embedding a text");
+            Prompts::new(width, rows.into_iter().map(|row| row.values).collect(), null)?
+        }
     };
     prompts.check(sizes)?;
     Ok(model.with_prompts(Arc::new(prompts)))
 }
 
 /// The prompts among those whose embeddings are compiled into the program.
-pub(super) fn embedded(texts: &[String], text: &TextConfig) -> Result<Prompts> {
+///
+/// # Errors
+/// When one is not among them, or the model was trained with another text encoder.
+pub(crate) fn embedded_prompts(texts: &[String], sizes: &DitConfig) -> Result<Prompts> {
     let EncodedTexts { texts: known, width, tokens, empty } = emoji_texts()?;
-    if text.width != width {
+    let wanted = sizes.text().map_or(0, |text| text.width);
+    if wanted != width {
         return Err(Error::Usage(format!(
             "model.text-encoder is not set, and the texts compiled into the program have tokens of width {width}, but this \
-             model takes width {}; expected the folder that holds its tokenizer and text_encoder",
-            text.width
+             model takes width {wanted}; expected the folder that holds its tokenizer and text_encoder"
         )));
     }
     let mut by_text: HashMap<&str, Vec<f32>> = known.iter().map(String::as_str).zip(tokens).collect();
@@ -175,6 +187,17 @@ pub(super) fn embedded(texts: &[String], text: &TextConfig) -> Result<Prompts> {
     Prompts::new(width, found, empty)
 }
 
+/// Gives a text-to-image model the captions of the embedded pictures; any other model is returned as it is.
+///
+/// # Errors
+/// As [`embedded_prompts`].
+pub(crate) fn with_embedded_captions(model: Dit, sizes: &DitConfig) -> Result<Dit> {
+    match sizes.text() {
+        None => Ok(model),
+        Some(_) => Ok(model.with_prompts(Arc::new(embedded_prompts(&emoji_captions(), sizes)?))),
+    }
+}
+
 /// What decided the embeddings of a run's prompts.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -186,14 +209,15 @@ struct Record {
     prompts: Vec<String>,
 }
 
-/// The prompts as a text encoder's folder makes them, from the run's folder where they are there.
-fn encoded(texts: &[String], encoder: &Path, text: &TextConfig, folder: &RunFolder) -> Result<Prompts> {
-    let encoder =
-        PromptEncoder::open(encoder, Weights::Streamed, Caption::Clean)?.with_max_tokens(text.tokens);
+/// Precision of embeddings, on disk and off.
+const KEPT: Precision = Precision::F16;
+
+/// The prompts as a text encoder makes them, from the run's folder where they are there.
+fn kept(texts: Vec<String>, encoder: &PromptEncoder, folder: &RunFolder) -> Result<Prompts> {
     let record = Record {
         text_encoder_sha256: encoder.fingerprint()?,
-        max_tokens: text.tokens,
-        prompts: texts.to_vec(),
+        max_tokens: encoder.max_tokens(),
+        prompts: texts,
     };
     let file = folder.path(EMBEDDINGS);
     if folder.path(RECORD).exists() {
@@ -209,8 +233,8 @@ fn encoded(texts: &[String], encoder: &Path, text: &TextConfig, folder: &RunFold
         folder.save_json(RECORD, &record)?;
     }
     if !file.exists() {
-        let cache = EmbeddingCache::open(&encoder, None, Precision::F16)?;
-        let texts: Vec<&str> = texts.iter().map(String::as_str).chain([""]).collect();
+        let cache = EmbeddingCache::open(encoder, None, KEPT)?;
+        let texts: Vec<&str> = record.prompts.iter().map(String::as_str).chain([""]).collect();
         let mut sources = cache.sources(&texts)?;
         let null = sources.pop().expect("there is one source a text");
         Prompts::write(&file, sources, null)?;

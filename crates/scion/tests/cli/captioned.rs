@@ -42,3 +42,51 @@ fn captioned_pictures_train_a_model_that_is_grafted_and_drawn_from() {
     let message = refused(scion("distill").arg(path("class.toml")).arg("--out").arg(path("class")), 2);
     assert_names(&message, &["[3, 64, 64]", "28"]);
 }
+
+#[test]
+fn the_embedded_model_draws_captions_it_knows() {
+    let folder = tempfile::tempdir().unwrap();
+    let generate = |out: &str, rest: &[&str]| {
+        let mut command = scion("generate");
+        command.args(["embedded-emoji", "--steps", "2", "--out"]).arg(folder.path().join(out)).args(rest);
+        command
+    };
+    printed(&mut generate("apple.png", &["red apple", "--count", "3"]));
+    let sheet = image::open(folder.path().join("apple.png")).unwrap();
+    assert_eq!((sheet.width(), sheet.height()), (3 * 64 + 2 * 2, 64));
+    printed(&mut generate("apple.safetensors", &["red apple"]));
+    let message = refused(&mut generate("x.png", &["a redd apple"]), 2);
+    assert_names(&message, &["\"a redd apple\"", "the nearest of", "\"red apple\""]);
+    let message = refused(&mut generate("x.png", &["red apple", "--negative", "blurry"]), 2);
+    assert_names(&message, &["embedded-emoji has no text encoder"]);
+    let message =
+        refused(scion("sample").args(["embedded-emoji", "--out"]).arg(folder.path().join("y.png")), 2);
+    assert_names(&message, &["text-to-image model", "scion generate"]);
+}
+
+#[test]
+fn the_embedded_model_is_analysed_and_planned_by_locality() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut analyze = scion("analyze");
+    analyze.args([
+        "embedded-emoji",
+        "--samples",
+        "4",
+        "--steps",
+        "2",
+        "--images",
+        "4",
+        "--frechet",
+        "0",
+        "--out",
+    ]);
+    printed(analyze.arg(folder.path().join("analysis")));
+    assert_names(
+        &fs::read_to_string(folder.path().join("analysis/analysis.html")).unwrap(),
+        &["embedded emoji, which the model may have learned from"],
+    );
+    let recipe = "[model]\ncheckpoint = \"embedded-emoji\"\n[data]\nsource = \"emoji\"\n[locality]\nsamples = 4\nsteps = 2\n\
+                  [[graft]]\ntarget = \"attention\"\nblocks = { most-local = 0.5 }\noperator = { kind = \"hyena-x\" }\n";
+    fs::write(folder.path().join("local.toml"), recipe).unwrap();
+    assert_names(&printed(scion("plan").arg(folder.path().join("local.toml"))), &["hyena-x"]);
+}

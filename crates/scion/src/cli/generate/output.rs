@@ -38,7 +38,10 @@ impl Form {
 
 /// Makes pictures of latents.
 pub struct Decoder {
-    pub vae: Autoencoder,
+    /// Nothing where what is drawn are pixels.
+    pub vae: Option<Autoencoder>,
+    /// Channels of what is drawn.
+    pub channels: usize,
     pub size: Size,
 }
 
@@ -46,7 +49,8 @@ impl Decoder {
     /// The shape of a picture.
     pub fn shape(&self) -> ImageShape {
         let [height, width] = self.size.wanted;
-        ImageShape { channels: self.vae.config().out_channels, height, width }
+        let channels = self.vae.as_ref().map_or(self.channels, |vae| vae.config().out_channels);
+        ImageShape { channels, height, width }
     }
 
     /// The picture of a latent [C, h, w], u8 [C, H, W].
@@ -54,7 +58,10 @@ impl Decoder {
     /// # Errors
     /// When the latent is not one of the autoencoder's.
     pub fn pixels(&self, latent: &[f32]) -> Result<Vec<u8>> {
-        let image = self.vae.decode_scaled(latent, self.size.latent)?;
+        let image = match &self.vae {
+            None => latent.to_vec(),
+            Some(vae) => vae.decode_scaled(latent, self.size.latent)?,
+        };
         Ok(from_unit(&resize_and_crop(&image, self.size.drawn, self.size.wanted)))
     }
 }
@@ -64,7 +71,7 @@ pub fn write_pictures(out: &Path, pixels: &[u8], shape: ImageShape, columns: usi
     match Form::of(out)? {
         Form::Folder => save_folder(out, pixels, shape, 0),
         _ if pixels.len() == shape.len() => save_png(out, &Raster::from_planes(pixels, shape)),
-        _ => save_png(out, &grid(pixels, shape, &GridOptions::new(columns))?),
+        _ => save_png(out, &grid(pixels, shape, &GridOptions::to_look_at(columns, shape))?),
     }
 }
 

@@ -2,11 +2,12 @@ use std::path::Path;
 
 use super::GenerateArguments;
 use crate::checkpoint::Precision;
-use crate::error::{Error, Result};
+use crate::config::read_lines;
+use crate::error::Result;
 use crate::generate::PipelineFolder;
 use crate::geneval::{self, Prompt, official_prompts};
-use crate::model::Prompts;
-use crate::run::EMBEDDED_NAME;
+use crate::model::{DitConfig, Prompts};
+use crate::run::{EMBEDDED_NAME, embedded_prompts};
 use crate::text::{Caption, Embedding, EmbeddingCache, PromptEncoder, Weights};
 
 /// The prompts' texts, and what GenEval wants to see in their images where it is they.
@@ -22,24 +23,21 @@ pub fn read_prompts(arguments: &GenerateArguments) -> Result<(Vec<String>, Optio
     let Some(path) = &arguments.prompts else {
         return Ok((arguments.prompt.iter().cloned().collect(), None));
     };
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-    let lines: Vec<String> =
-        text.lines().filter(|line| !line.trim().is_empty()).map(str::to_string).collect();
-    if lines.is_empty() {
-        return Err(Error::invalid(path, "holds no prompt; expected one a line"));
-    }
-    Ok((lines, None))
+    Ok((read_lines(path)?, None))
 }
 
-/// The prompts, and the negative one for guidance, as the text encoder makes them, and that encoder's fingerprint.
+/// The prompts, and the negative one for guidance, as the text encoder makes them, and that encoder's fingerprint; without a
+/// pipeline those whose embeddings are compiled into the program.
 ///
 /// # Errors
-/// Those of opening the pipeline's tokenizer and text encoder, and of its cache.
+/// Those of opening the pipeline's tokenizer and text encoder, and of its cache; a prompt that is not compiled in.
 pub fn encoded(
     arguments: &GenerateArguments,
-    folder: &PipelineFolder,
+    folder: Option<&PipelineFolder>,
     prompts: &[String],
+    sizes: &DitConfig,
 ) -> Result<(Prompts, String)> {
+    let Some(folder) = folder else { return Ok((embedded_prompts(prompts, sizes)?, String::new())) };
     let caption = if arguments.plain { Caption::Lower } else { Caption::Clean };
     let encoder = PromptEncoder::open(&arguments.model, Weights::Streamed, caption)?
         .with_max_tokens(folder.prompt_tokens());
