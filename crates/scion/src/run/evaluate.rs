@@ -185,7 +185,16 @@ fn save_sheet(sheet: &Sheet, pixels: &[u8], shape: ImageShape, file: &Path) -> R
 /// Whether two recipes have their teacher draw the same images, as far as they tell.
 pub(crate) fn same_teacher_images(a: &Recipe, b: &Recipe) -> bool {
     let told = |r: &Recipe| (r.model.clone(), r.seed, r.precision, r.sample.clone(), r.evaluate.grid_columns);
-    told(a) == told(b)
+    // What a text-to-image model draws is the data's captions, unless it is told otherwise.
+    let prompts = |r: &Recipe| {
+        let data = r
+            .evaluate
+            .prompts
+            .is_none()
+            .then(|| (r.data.source, r.data.path.clone(), r.data.prompts.clone()));
+        (r.evaluate.prompts.clone(), data.filter(|_| r.model.text_encoder.is_some()))
+    };
+    told(a) == told(b) && prompts(a) == prompts(b)
 }
 
 /// Takes the teacher's images from a finished run, unless the folder holds its own, or that run had another teacher or

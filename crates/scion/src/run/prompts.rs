@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -139,22 +140,30 @@ pub(super) fn with_prompts(
 ) -> Result<Dit> {
     let Some(text) = sizes.text() else { return Ok(model) };
     let texts = Labels::of(recipe, sizes)?.texts;
-    let Some(encoder) = &recipe.model.text_encoder else {
-        return Ok(model.with_prompts(Arc::new(embedded_prompts(&texts, sizes)?)));
-    };
-    let encoder =
-        PromptEncoder::open(encoder, Weights::Streamed, Caption::Clean)?.with_max_tokens(text.tokens);
-    let prompts = match folder {
-        Some(folder) => kept(texts, &encoder, folder)?,
-        None => {
-            let texts: Vec<&str> = texts.iter().map(String::as_str).chain([""]).collect();
-            let mut rows = EmbeddingCache::open(&encoder, None, KEPT)?.fetch(&texts)?;
+    let encoder = recipe.model.text_encoder.as_ref().map(|folder| {
+        Ok(PromptEncoder::open(folder, Weights::Streamed, Caption::Clean)?.with_max_tokens(text.tokens))
+    });
+    let encoder: Option<PromptEncoder> = encoder.transpose()?;
+    if let Some(folder) = folder {
+        let text_encoder_sha256 = encoder.as_ref().map(PromptEncoder::fingerprint).transpose()?;
+        record(folder, &Record { text_encoder_sha256, max_tokens: text.tokens, prompts: texts.clone() })?;
+    }
+    let prompts = match (encoder, folder) {
+        (None, _) => embedded_prompts(&texts, sizes)?,
+        (Some(encoder), Some(folder)) => kept(&texts, &encoder, &folder.path(EMBEDDINGS))?,
+        (Some(encoder), None) => {
+            let mut rows = EmbeddingCache::open(&encoder, None, KEPT)?.fetch(&with_null(&texts))?;
             let Embedding { values: null, width } = rows.pop().expect("there is one embedding a text");
             Prompts::new(width, rows.into_iter().map(|row| row.values).collect(), null)?
         }
     };
     prompts.check(sizes)?;
     Ok(model.with_prompts(Arc::new(prompts)))
+}
+
+/// Texts, and the null prompt behind them.
+fn with_null(texts: &[String]) -> Vec<&str> {
+    texts.iter().map(String::as_str).chain([""]).collect()
 }
 
 /// The prompts among those whose embeddings are compiled into the program.
@@ -202,42 +211,39 @@ pub(crate) fn with_embedded_captions(model: Dit, sizes: &DitConfig) -> Result<Di
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct Record {
-    /// Of tokenizer and text encoder.
-    text_encoder_sha256: String,
+    /// Of tokenizer and text encoder; nothing of embeddings that are compiled in.
+    text_encoder_sha256: Option<String>,
     max_tokens: usize,
     /// By label.
     prompts: Vec<String>,
 }
 
+/// Notes what a run's prompts are, and that they are the same still.
+fn record(folder: &RunFolder, found: &Record) -> Result<()> {
+    if !folder.path(RECORD).exists() {
+        return folder.save_json(RECORD, found);
+    }
+    if folder.load_json::<Record>(RECORD)? == *found {
+        return Ok(());
+    }
+    Err(Error::Exists {
+        path: folder.path(RECORD),
+        detail: "tells of other prompts or another text encoder than this run has now; choose another --out, or delete the \
+                 folder to start over"
+            .into(),
+    })
+}
+
 /// Precision of embeddings, on disk and off.
 const KEPT: Precision = Precision::F16;
 
-/// The prompts as a text encoder makes them, from the run's folder where they are there.
-fn kept(texts: Vec<String>, encoder: &PromptEncoder, folder: &RunFolder) -> Result<Prompts> {
-    let record = Record {
-        text_encoder_sha256: encoder.fingerprint()?,
-        max_tokens: encoder.max_tokens(),
-        prompts: texts,
-    };
-    let file = folder.path(EMBEDDINGS);
-    if folder.path(RECORD).exists() {
-        if folder.load_json::<Record>(RECORD)? != record {
-            return Err(Error::Exists {
-                path: folder.path(RECORD),
-                detail: "tells of other prompts or another text encoder than this run has now; choose another --out, or \
-                         delete the folder to start over"
-                    .into(),
-            });
-        }
-    } else {
-        folder.save_json(RECORD, &record)?;
-    }
+/// The prompts as a text encoder makes them, from `file` where it is there.
+fn kept(texts: &[String], encoder: &PromptEncoder, file: &Path) -> Result<Prompts> {
     if !file.exists() {
         let cache = EmbeddingCache::open(encoder, None, KEPT)?;
-        let texts: Vec<&str> = record.prompts.iter().map(String::as_str).chain([""]).collect();
-        let mut sources = cache.sources(&texts)?;
+        let mut sources = cache.sources(&with_null(texts))?;
         let null = sources.pop().expect("there is one source a text");
-        Prompts::write(&file, sources, null)?;
+        Prompts::write(file, sources, null)?;
     }
-    Prompts::open(&file)
+    Prompts::open(file)
 }

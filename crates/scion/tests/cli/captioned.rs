@@ -40,7 +40,7 @@ fn captioned_pictures_train_a_model_that_is_grafted_and_drawn_from() {
                  operator = { kind = \"mlp\", ratio = 3 }\n[distill]\nsteps = 1\nbatch = 2\nvalidation = 2\n";
     fs::write(path("class.toml"), class).unwrap();
     let message = refused(scion("distill").arg(path("class.toml")).arg("--out").arg(path("class")), 2);
-    assert_names(&message, &["[3, 64, 64]", "28"]);
+    assert_names(&message, &["64×64", "found 28"]);
 }
 
 #[test]
