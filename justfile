@@ -4,6 +4,7 @@ python := env("PYTHON", ".venv/bin/python")
 dit_repo := env("DIT_REPO", "../DiT")
 grafting_repo := env("GRAFTING_REPO", "../grafting")
 geneval_repo := env("GENEVAL_REPO", "../geneval")
+pixart_repo := env("PIXART_REPO", "../PixArt-sigma")
 
 # Everything a pull request must pass.
 check:
@@ -21,7 +22,7 @@ fmt:
 quickstart *args:
     cargo run --release -- quickstart {{args}}
 
-# Makes the golden data anew (needs PyTorch and checkouts of facebookresearch/DiT, keshik6/grafting and djghosh13/geneval; see CONTRIBUTING.md).
+# Makes the golden data anew (needs PyTorch and checkouts of facebookresearch/DiT, keshik6/grafting, djghosh13/geneval and PixArt-alpha/PixArt-sigma; see CONTRIBUTING.md).
 fixtures:
     {{python}} scripts/fixtures/analysis.py
     {{python}} scripts/fixtures/data.py --dit-repo {{dit_repo}}
@@ -32,6 +33,7 @@ fixtures:
     {{python}} scripts/fixtures/geneval.py --geneval-repo {{geneval_repo}}
     {{python}} scripts/fixtures/grafted.py --dit-repo {{dit_repo}} --grafting-repo {{grafting_repo}}
     {{python}} scripts/fixtures/inception.py
+    {{python}} scripts/fixtures/kv_compression.py --pixart-repo {{pixart_repo}}
     {{python}} scripts/fixtures/latent.py
     {{python}} scripts/fixtures/metrics.py
     {{python}} scripts/fixtures/operators.py

@@ -8,8 +8,8 @@ use scion::checkpoint::Checkpoint;
 use scion::model::apply_weights;
 use scion::operator::{
     AttentionConfig, Direction, FeatureMap, GridWindow, HyenaSeConfig, HyenaXConfig, HyenaYConfig,
-    IdentityConfig, Init, LinearAttentionConfig, Mamba2Config, MlpConfig, MlpHyenaXConfig,
-    NeighborhoodConfig, OperatorConfig, SlidingWindowConfig,
+    IdentityConfig, Init, KvCompressionConfig, LinearAttentionConfig, Mamba2Config, MlpConfig,
+    MlpHyenaXConfig, NeighborhoodConfig, OperatorConfig, SlidingWindowConfig, square_grid,
 };
 use scion::train::collect;
 
@@ -29,9 +29,18 @@ fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().try_into_vec().unwrap()
 }
 
+fn golden(name: &str) -> Checkpoint {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures");
+    Checkpoint::open(&folder.join(format!("{name}.safetensors"))).unwrap()
+}
+
 fn check(case: &str, config: &OperatorConfig) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/operators");
-    let golden = Checkpoint::open(&folder.join(format!("{case}.safetensors"))).unwrap();
+    let golden = golden(&format!("operators/{case}"));
+    let tokens = golden.entry("x").unwrap().shape[1];
+    check_on(square_grid(tokens), case, config, &golden);
+}
+
+fn check_on(grid: [usize; 2], case: &str, config: &OperatorConfig, golden: &Checkpoint) {
     let device = Device::flex().autodiff();
     let shape = golden.entry("x").unwrap().shape.clone();
     let operator = config.init(shape[2], &mut Init::empty(&device)).unwrap();
@@ -41,7 +50,7 @@ fn check(case: &str, config: &OperatorConfig) {
         Tensor::<3>::from_data(TensorData::new(golden.read_f32(name).unwrap(), shape.clone()), &device)
     };
     let x = tensor("x").require_grad();
-    let out = operator.forward(x.clone());
+    let out = operator.forward(x.clone(), grid);
     let difference = error(&values(out.clone().detach()), &golden.read_f32("out").unwrap());
     assert!(difference < 1e-5, "{case}: output differs by {difference}");
     let gradients = (out * tensor("w")).sum().backward();
@@ -137,6 +146,15 @@ fn neighborhood_matches_pytorch() {
 }
 
 #[test]
+fn kv_compression_matches_the_original_code() {
+    for (case, heads, factor, grid) in [("a", 2, 2, [4, 4]), ("b", 3, 2, [4, 6]), ("c", 1, 3, [6, 3])] {
+        let config = OperatorConfig::KvCompression(KvCompressionConfig { heads, factor });
+        let case = format!("kv-compression/operator-{case}");
+        check_on(grid, &case, &config, &golden(&case));
+    }
+}
+
+#[test]
 fn linear_attention_matches_pytorch() {
     for (case, heads, feature_map) in [
         ("a", 2, FeatureMap::EluPlusOne),
@@ -163,7 +181,7 @@ fn identity_changes_nothing() {
     let device = Device::flex();
     let operator = OperatorConfig::Identity(IdentityConfig {}).init(4, &mut Init::empty(&device)).unwrap();
     let x = Tensor::<3>::from_data([[[1.0, -2.0, 0.5, 3.0]]], &device);
-    assert_eq!(values(operator.forward(x.clone())), values(x));
+    assert_eq!(values(operator.forward(x.clone(), [1, 1])), values(x));
 }
 
 #[test]

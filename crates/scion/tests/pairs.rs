@@ -112,7 +112,8 @@ fn a_pair_by_itself_does_what_it_does_in_the_model() {
     look(&model, &mut tokens);
     assert_eq!(tokens.keys().copied().collect::<Vec<_>>(), [0, 1, 3, 5]);
     let Part::Pair(pair) = model.part(Site::Pair(1)) else { panic!("a pair stands there") };
-    let context = Context { conditioning: tensor(&golden, "c", &device), text: None };
+    let context =
+        Context { conditioning: tensor(&golden, "c", &device), text: None, grid: architecture().dit.grid() };
     let run = |name| pair.forward(tensor(&golden, name, &device), &context);
     assert!(error(&values(run("before")), &golden.read_f32("after").unwrap()) < 1e-5);
     assert!(error(&tokens[&1], &golden.read_f32("before").unwrap()) < 1e-5);

@@ -193,11 +193,19 @@ fn what_a_file_does_not_fit_is_said() {
     assert!(message.contains("nothing tells the image size"), "{message}");
     let message = architecture_of(&Checkpoint::open(&bare).unwrap(), None).unwrap_err().to_string();
     assert!(message.contains("--heads"), "{message}");
-    // As the original's experiments with compressed keys and values write them.
-    let sr = TensorSource::new("blocks.1.attn.sr.weight".into(), vec![16, 1, 2, 2], || Ok(vec![0.25; 64]));
-    let tensors: Vec<TensorSource> = tensor_sources(&model, 2).into_iter().chain([sr]).collect();
-    write_dit(&folder.path().join("compressed.pth"), &tensors, Precision::F32).unwrap();
-    let file = Checkpoint::open(&folder.path().join("compressed.pth")).unwrap();
-    let message = architecture_of(&file, Some(2)).unwrap_err().to_string();
-    assert!(message.contains("blocks.1.attn.sr.weight") && message.contains("compressed"), "{message}");
+    // As the original's experiments with normalised queries write them, and filters that it does not write.
+    let positions = || TensorSource::new("pos_embed".into(), vec![1, 9, 16], || Ok(vec![0.0; 144]));
+    let refused = |name: &str, shape: &[usize]| {
+        let (path, values) = (folder.path().join("more.pth"), shape.iter().product());
+        let more = TensorSource::new(name.into(), shape.to_vec(), move || Ok(vec![0.25; values]));
+        let tensors = tensor_sources(&model, 2).into_iter().chain([positions(), more]);
+        write_dit(&path, &tensors.collect::<Vec<_>>(), Precision::F32).unwrap();
+        architecture_of(&Checkpoint::open(&path).unwrap(), Some(2)).unwrap_err().to_string()
+    };
+    let message = refused("blocks.1.attn.q_norm.weight", &[16]);
+    assert!(message.contains("blocks.1.attn.q_norm.weight") && message.contains("normalised"), "{message}");
+    let message = refused("blocks.1.attn.sr.weight", &[16, 1, 2, 1]);
+    assert!(message.contains("[16, 1, 2, 1]") && message.contains("(D, 1, f, f)"), "{message}");
+    let message = refused("blocks.1.attn.sr.weight", &[16, 1, 2, 2]);
+    assert!(message.contains("multiples of 2, found 3×3") && message.contains(".pth"), "{message}");
 }

@@ -17,7 +17,7 @@ use crate::config::Recipe;
 use crate::data::Batches;
 use crate::error::{Error, Result};
 use crate::model::{Architecture, Dit, DitConfig, parameters, update_parameters};
-use crate::operator::{Init, Operator, OperatorConfig};
+use crate::operator::{Init, Operator, OperatorConfig, square_grid};
 use crate::run::{QUICKSTART, embedded_teacher, sample_images, training_images};
 use crate::train::{LoraConfig, RegressionLoss, Step, adapt, collect, descend, regression_loss};
 
@@ -185,8 +185,10 @@ fn distil(config: &OperatorConfig, batch: usize, tokens: usize) -> Result<Job> {
     let gflop = (3 * forward - unneeded) as f64 / 1e9;
     let mut learner = Learner::new(operator);
     let input = Tensor::from_data(TensorData::new(x, [batch, tokens, WIDTH]), &device);
-    let step =
-        move || learner.step(RegressionLoss::L1, &y, |operator: &Operator| operator.forward(input.clone()));
+    let grid = square_grid(tokens);
+    let step = move || {
+        learner.step(RegressionLoss::L1, &y, |operator: &Operator| operator.forward(input.clone(), grid))
+    };
     Ok(Job { step: Box::new(step), gflop: Some(gflop), images: Some(batch) })
 }
 

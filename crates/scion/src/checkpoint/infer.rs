@@ -152,7 +152,7 @@ impl Checkpoint {
         entry.shape.as_slice().try_into().map_err(|_| self.misshapen(name, &format!("{N} axes")))
     }
 
-    fn misshapen(&self, name: &str, expected: &str) -> Error {
+    pub(super) fn misshapen(&self, name: &str, expected: &str) -> Error {
         let found = self.entry(name).map(|entry| entry.shape.as_slice()).unwrap_or_default();
         self.tensors_error(&format!("tensor `{name}` has shape {found:?}; expected {expected}"))
     }

@@ -131,8 +131,8 @@ pub struct PixartShape {
     pub interpolation: Option<f64>,
 }
 
-/// Parts of names that only models of the original's experiments have.
-const UNKNOWN: [&str; 4] = [".attn.sr.", ".attn.norm.", ".attn.q_norm.", ".attn.k_norm."];
+/// Parts of names that only models of the original's experiments with normalised queries and keys have.
+const UNKNOWN: [&str; 2] = [".attn.q_norm.", ".attn.k_norm."];
 
 /// Fields of diffusers' config that the model allows one value of.
 fn fixed() -> [(&'static str, serde_json::Value); 6] {
@@ -162,8 +162,7 @@ impl Checkpoint {
         self.check_config()?;
         if let Some(name) = self.names().find(|name| UNKNOWN.iter().any(|part| name.contains(part))) {
             return Err(self.tensors_error(&format!(
-                "has `{name}`, of attention with compressed keys and values or normalised queries; this model knows plain \
-                 attention alone"
+                "has `{name}`, of attention with normalised queries and keys; this model knows only attention without"
             )));
         }
         let [_, text_width] = self.dims("y_embedder.y_proj.fc1.weight")?;
@@ -189,6 +188,21 @@ impl Checkpoint {
             // diffusers' own default.
             interpolation: interpolation.or(self.config().and(side).map(|side| (side / 64).max(1) as f64)),
         })
+    }
+
+    /// Blocks of the `depth` whose attention compresses keys and values by a convolution, each with the side of the squares
+    /// of tokens that it makes one of.
+    ///
+    /// # Errors
+    /// A convolution over anything but squares, named.
+    pub fn compressed_blocks(&self, depth: usize) -> Result<Vec<(usize, usize)>> {
+        let name = |block: usize| format!("blocks.{block}.attn.sr.weight");
+        let compressed = (0..depth).filter(|&block| self.entry(&name(block)).is_some());
+        let side = |block: usize| match self.dims(&name(block))? {
+            [_, 1, rows, columns] if rows == columns => Ok((block, rows)),
+            [..] => Err(self.misshapen(&name(block), "(D, 1, f, f)")),
+        };
+        compressed.map(side).collect()
     }
 
     fn check_config(&self) -> Result<()> {

@@ -8,7 +8,9 @@ use super::reading::Reading;
 use crate::checkpoint::{Checkpoint, Precision, ensure_absent};
 use crate::config::Recipe;
 use crate::error::{Error, Result};
-use crate::model::{Architecture, Dit, load, save_diffusers, save_original, save_scion_as};
+use crate::model::{
+    Architecture, Dit, load, original_layout_tells, save_diffusers, save_original, save_scion_as,
+};
 use crate::run::{with_checkpoint, with_stored_operators};
 
 #[derive(Args)]
@@ -74,10 +76,10 @@ pub fn convert(arguments: &ConvertArguments) -> Result<()> {
         let grafted = !architecture.grafts.is_empty();
         if grafted && arguments.layout == LayoutChoice::Diffusers {
             return Err(Error::Usage(
-                "diffusers has no layout for grafted models; use --layout scion".into(),
+                "diffusers has no layout for grafted models or compressed keys and values; use --layout scion".into(),
             ));
         }
-        if grafted && arguments.layout == LayoutChoice::Original {
+        if arguments.layout == LayoutChoice::Original && !original_layout_tells(&architecture) {
             tracing::warn!(
                 "the original layout has no place for the architecture: keep the recipe of these grafts"
             );

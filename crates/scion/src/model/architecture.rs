@@ -3,8 +3,8 @@ use serde::{Deserialize, Serialize};
 use super::config::{Conditions, DitConfig, TextConfig};
 use crate::error::{Error, Result};
 use crate::operator::{
-    AttentionConfig, Flops, LinearAttentionConfig, MlpHyenaXConfig, NeighborhoodConfig, OperatorConfig,
-    SlidingWindowConfig, Slot,
+    AttentionConfig, Flops, KvCompressionConfig, LinearAttentionConfig, MlpHyenaXConfig, NeighborhoodConfig,
+    OperatorConfig, SlidingWindowConfig, Slot,
 };
 
 /// Width of the sinusoidal features of timesteps and sizes.
@@ -64,6 +64,7 @@ impl Architecture {
             }
             fill_in(&mut graft.operator, &self.dit);
             graft.operator.check(self.dit.hidden, self.dit.tokens())?;
+            graft.operator.check_grid(self.dit.grid())?;
         }
         for pair in grafts.windows(2) {
             if (pair[0].block, pair[0].slot) == (pair[1].block, pair[1].slot) {
@@ -115,16 +116,12 @@ impl Architecture {
         if height == 0 || width == 0 || !height.is_multiple_of(patch) || !width.is_multiple_of(patch) {
             return fail(format!("they do not divide into patches of {patch}"));
         }
-        let tokens = (height / patch) * (width / patch);
+        let grid = [height / patch, width / patch];
         for (block, slot) in (0..depth).flat_map(|block| Slot::ALL.map(|slot| (block, slot))) {
             let operator = self.operator(block, slot);
-            if height != width && matches!(operator, OperatorConfig::Neighborhood(_)) {
-                return fail(format!(
-                    "neighborhood attention in block {block} needs a square grid of tokens"
-                ));
-            }
             operator
-                .check(hidden, tokens)
+                .check(hidden, grid[0] * grid[1])
+                .and_then(|()| operator.check_grid(grid))
                 .or_else(|e| fail(format!("{} of block {block}: {e}", slot.name())))?;
         }
         Ok(())
@@ -227,6 +224,7 @@ fn fill_in(operator: &mut OperatorConfig, model: &DitConfig) {
         OperatorConfig::Attention(AttentionConfig { heads })
         | OperatorConfig::SlidingWindow(SlidingWindowConfig { heads, .. })
         | OperatorConfig::Neighborhood(NeighborhoodConfig { heads, .. })
+        | OperatorConfig::KvCompression(KvCompressionConfig { heads, .. })
         | OperatorConfig::LinearAttention(LinearAttentionConfig { heads, .. }) => (heads, model.heads),
         OperatorConfig::MlpHyenaX(MlpHyenaXConfig { tokens, .. }) => (tokens, model.tokens()),
         _ => return,
@@ -272,7 +270,13 @@ mod tests {
         });
         let near = graft(Slot::Attention, window);
         near.check_size(32, 32).unwrap();
-        assert!(refused(&near, [32, 128]).contains("block 3 needs a square grid"));
+        let message = refused(&near, [32, 128]);
+        assert!(message.contains("attention of block 3") && message.contains("square grid"), "{message}");
+        let compressed = KvCompressionConfig { heads: 0, factor: 2 };
+        let compressed = graft(Slot::Attention, OperatorConfig::KvCompression(compressed));
+        compressed.check_size(32, 128).unwrap();
+        let message = refused(&compressed, [32, 46]);
+        assert!(message.contains("attention of block 3") && message.contains("found 16×23"), "{message}");
         let fixed = graft(Slot::Mlp, OperatorConfig::MlpHyenaX(MlpHyenaXConfig::default()));
         assert!(refused(&fixed, [32, 32]).contains("mlp of block 3"));
         let dit = Architecture::native(DitConfig::preset("dit-s-2-256").unwrap());

@@ -164,7 +164,7 @@ impl Block {
         for (slot, shift) in [(Slot::Attention, 0), (Slot::Mlp, 3)] {
             let input = modulated_norm(x.clone(), modulation.clone(), shift, shift + 1, EPS);
             tap(Seen::Begin { block: index, slot });
-            let output = self.operator(slot).forward(input.clone());
+            let output = self.operator(slot).forward(input.clone(), context.grid);
             tap(Seen::Operator { block: index, slot, input: &input, output: &output });
             x = gated_residual(x, output, modulation.clone(), shift + 2);
             if let (Slot::Attention, Some(cross_attn), Some(text)) = (slot, &self.cross_attn, &context.text) {

@@ -27,7 +27,6 @@ pub struct Checkpointed<'a> {
 impl<'a> Checkpointed<'a> {
     /// As [`Dit::forward`] of a model on an autodiff device.
     pub fn forward<'g>(model: &'a Dit, x: Tensor<4>, t: &[f32], given: impl Into<Given<'g>>) -> Self {
-        let grid = model.grid(&x);
         let embedded = model.embed(x, t, given);
         let (mut tokens, context) = (embedded.0.clone().inner(), embedded.1.clone().inner());
         let mut inputs = Vec::with_capacity(model.blocks().len());
@@ -36,7 +35,7 @@ impl<'a> Checkpointed<'a> {
             tokens = layer.forward(tokens, &context, &mut |_| {});
         }
         let leaves = (leaf(tokens), context.leaf());
-        let out = model.head(leaves.0.clone(), &leaves.1, grid);
+        let out = model.head(leaves.0.clone(), &leaves.1);
         Self { model, embedded, inputs, leaves, out }
     }
 

@@ -76,6 +76,8 @@ pub struct Context {
     pub conditioning: Tensor<2>,
     /// The prompts, projected to the model's width.
     pub text: Option<Text>,
+    /// Rows and columns of an image's tokens.
+    pub grid: [usize; 2],
 }
 
 /// Gradients by a [`Context`].
@@ -108,12 +110,12 @@ impl Context {
         rows
     }
 
-    /// From what [`Context::packed`] made of `count` samples, for tokens of the given width.
-    pub fn unpacked(packed: &[f32], count: usize, width: usize, device: &Device) -> Self {
+    /// From what [`Context::packed`] made of `count` samples, for tokens of the given width on a grid.
+    pub fn unpacked(packed: &[f32], count: usize, width: usize, grid: [usize; 2], device: &Device) -> Self {
         let row = packed.len() / count;
         if row == width {
             let conditioning = TensorData::new(packed.to_vec(), [count, width]);
-            return Self { conditioning: Tensor::from_data(conditioning, device), text: None };
+            return Self { conditioning: Tensor::from_data(conditioning, device), text: None, grid };
         }
         let len = (row - 8 * width) / (width + 1);
         let part = |from: usize, size: usize| -> Vec<f32> {
@@ -122,13 +124,13 @@ impl Context {
         let conditioning = TensorData::new(part(0, 8 * width), [count, 8 * width]);
         let (tokens, mask) = (part(8 * width, len * width), part(row - len, len));
         let text = Text::new(tokens, mask, [count, len, width], device);
-        Self { conditioning: Tensor::from_data(conditioning, device), text: Some(text) }
+        Self { conditioning: Tensor::from_data(conditioning, device), text: Some(text), grid }
     }
 
     /// The same without gradients.
     pub(super) fn inner(self) -> Self {
         let text = self.text.map(|text| Text { tokens: text.tokens.inner(), mask: text.mask.inner() });
-        Self { conditioning: self.conditioning.inner(), text }
+        Self { conditioning: self.conditioning.inner(), text, grid: self.grid }
     }
 
     /// The same, of which gradients are taken.
@@ -137,7 +139,7 @@ impl Context {
             tokens: Tensor::from_inner(text.tokens).require_grad(),
             mask: Tensor::from_inner(text.mask),
         });
-        Self { conditioning: Tensor::from_inner(self.conditioning).require_grad(), text }
+        Self { conditioning: Tensor::from_inner(self.conditioning).require_grad(), text, grid: self.grid }
     }
 
     /// The gradients of a leaf.
@@ -203,10 +205,11 @@ mod tests {
         let context = Context {
             conditioning: Tensor::from_data(TensorData::new(conditioning.clone(), [2, 32]), &device),
             text: Some(prompts.text(&[1, 0], &device)),
+            grid: [2, 3],
         };
         let packed = context.packed(&sizes);
         assert_eq!(packed.len(), 2 * Context::packed_len(&sizes));
-        let back = Context::unpacked(&packed, 2, width, &device);
+        let back = Context::unpacked(&packed, 2, width, context.grid, &device);
         let (before, after) = (context.text.unwrap(), back.text.unwrap());
         assert_eq!(values(&back.conditioning), conditioning);
         assert_eq!(values(&after.tokens), values(&before.tokens));

@@ -259,9 +259,14 @@ impl DitConfig {
         MlpConfig { ratio: self.mlp_ratio }.hidden(self.hidden).map(|_| ())
     }
 
+    /// Rows and columns of an image's tokens.
+    pub fn grid(&self) -> [usize; 2] {
+        [self.input_size / self.patch; 2]
+    }
+
     /// Tokens an image: (input_size / patch)².
     pub fn tokens(&self) -> usize {
-        (self.input_size / self.patch).pow(2)
+        self.grid().iter().product()
     }
 
     /// Channels of the output.

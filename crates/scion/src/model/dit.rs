@@ -214,14 +214,13 @@ impl Dit {
         given: impl Into<Given<'a>>,
         tap: &mut Tap,
     ) -> Tensor<4> {
-        let grid = self.grid(&x);
         let (mut tokens, context) = self.embed(x, t, given);
         for layer in self.layers() {
             tap(Seen::Tokens { before: layer.index(), tokens: &tokens, context: &context });
             tokens = layer.forward(tokens, &context, tap);
         }
         tap(Seen::Tokens { before: self.blocks.len(), tokens: &tokens, context: &context });
-        self.head(tokens, &context, grid)
+        self.head(tokens, &context)
     }
 
     /// [`Dit::forward`], and the tokens [N, T, D] after every block, of two side by side after the second.
@@ -241,7 +240,7 @@ impl Dit {
     }
 
     /// Rows and columns of an image's tokens.
-    pub(super) fn grid(&self, x: &Tensor<4>) -> [usize; 2] {
+    fn grid(&self, x: &Tensor<4>) -> [usize; 2] {
         let [.., height, width] = x.dims();
         [height / self.patch, width / self.patch]
     }
@@ -258,7 +257,7 @@ impl Dit {
         let time = self.t_embedder.forward(t);
         let context = match (&self.y_embedder, given.into(), &self.prompts) {
             (ConditionEmbedder::Labels(embedder), Given::Labels(labels), _) => {
-                Context { conditioning: silu(time + embedder.forward(labels)), text: None }
+                Context { conditioning: silu(time + embedder.forward(labels)), text: None, grid }
             }
             (ConditionEmbedder::Captions(embedder), given, prompts) => {
                 let Text { tokens, mask } = match (given, prompts) {
@@ -267,7 +266,8 @@ impl Dit {
                     (Given::Labels(_), None) => panic!("labels of a text-to-image model need prompts"),
                 };
                 let text = Text { tokens: embedder.forward(tokens), mask };
-                Context { conditioning: self.shared_modulation(time, [height, width]), text: Some(text) }
+                let conditioning = self.shared_modulation(time, [height, width]);
+                Context { conditioning, text: Some(text), grid }
             }
             (ConditionEmbedder::Labels(_), Given::Text(_), _) => {
                 panic!("a class-conditional model reads no text")
@@ -308,12 +308,12 @@ impl Dit {
         Tensor::from_data(TensorData::new(positions, [grid[0] * grid[1], width]), &self.device())
     }
 
-    /// From the tokens after the last block to [N, C_out, H, W], for a grid of tokens.
-    pub(crate) fn head(&self, tokens: Tensor<3>, context: &Context, grid: [usize; 2]) -> Tensor<4> {
+    /// From the tokens after the last block to [N, C_out, H, W].
+    pub(crate) fn head(&self, tokens: Tensor<3>, context: &Context) -> Tensor<4> {
         let width = tokens.dims()[2];
         let modulation = self.final_layer.ada_ln.forward(&context.conditioning, 6 * width..8 * width);
         let patches = self.final_layer.linear.forward(modulated_norm(tokens, modulation, 0, 1, EPS));
-        self.unpatchify(patches, grid)
+        self.unpatchify(patches, context.grid)
     }
 
     /// [N, T, p·p·C] → [N, C, H, W]; a token's values are ordered row, column, channel.

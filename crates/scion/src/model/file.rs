@@ -4,14 +4,14 @@ use std::path::Path;
 
 use burn::tensor::Device;
 
-use super::{Architecture, Conditions, Dit, DitConfig, TextConfig, native_shape, parameters};
+use super::{Architecture, Conditions, Dit, DitConfig, Replacement, TextConfig, native_shape, parameters};
 use crate::checkpoint::{
     Checkpoint, DitShape, Layout, PixartShape, Precision, TensorSource, write_diffusers,
     write_diffusers_pixart, write_dit, write_scion,
 };
 use crate::error::{Error, Result};
 use crate::model::apply_weights;
-use crate::operator::{Init, Operator, OperatorConfig};
+use crate::operator::{Init, KvCompressionConfig, Operator, OperatorConfig, Slot};
 
 /// A model's parameters as a writer takes them: names and shapes of the original layout.
 pub fn tensor_sources(model: &Dit, patch: usize) -> Vec<TensorSource<'static>> {
@@ -46,7 +46,8 @@ pub fn save_scion_as(
     write_scion(path, &tensor_sources(model, architecture.dit.patch), &json, precision)
 }
 
-/// The architecture of an opened checkpoint: from a Scion file's header, else from the shapes.
+/// The architecture of an opened checkpoint: from a Scion file's header, else from the shapes, which of all operators tell
+/// PixArt's compressed keys and values alone.
 ///
 /// # Errors
 /// When the header is damaged, the shapes are not those of a DiT or PixArt, or nothing tells the head count.
@@ -72,7 +73,22 @@ pub fn architecture_of(file: &Checkpoint, heads: Option<usize>) -> Result<Archit
     }
     let sizes = if file.is_pixart() { pixart_sizes(file, heads)? } else { dit_sizes(file, heads)? };
     sizes.check()?;
-    Ok(Architecture::native(sizes))
+    let compressed = if file.is_pixart() { file.compressed_blocks(sizes.depth)? } else { Vec::new() };
+    let grafts = compressed.into_iter().map(|(block, factor)| {
+        let operator = OperatorConfig::KvCompression(KvCompressionConfig { heads: sizes.heads, factor });
+        Replacement { block, slot: Slot::Attention, operator }
+    });
+    let grafts = grafts.collect();
+    Architecture::native(sizes).with_grafts(grafts).map_err(|e| Error::invalid(file.path(), e.to_string()))
+}
+
+/// Whether [`architecture_of`] finds in the original layout whatever was grafted.
+pub fn original_layout_tells(architecture: &Architecture) -> bool {
+    let Architecture { dit, grafts, .. } = architecture;
+    grafts.iter().all(|graft| match &graft.operator {
+        OperatorConfig::KvCompression(c) => dit.text().is_some() && c.heads == dit.heads,
+        _ => false,
+    })
 }
 
 /// What a file does not tell.

@@ -23,8 +23,8 @@ pub use config::{Conditions, DitConfig, PRESETS, TextConfig};
 pub use cross_attention::CrossAttention;
 pub use dit::Dit;
 pub use file::{
-    architecture_of, load, load_operator, operator_tensors, save_diffusers, save_original, save_scion,
-    save_scion_as, tensor_sources,
+    architecture_of, load, load_operator, operator_tensors, original_layout_tells, save_diffusers,
+    save_original, save_scion, save_scion_as, tensor_sources,
 };
 pub use pair::{MergeInit, Pair};
 pub(crate) use parameters::Path;

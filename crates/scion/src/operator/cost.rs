@@ -30,6 +30,7 @@ impl OperatorConfig {
             | Self::SlidingWindow(_)
             | Self::Neighborhood(_)
             | Self::LinearAttention(_) => projections,
+            Self::KvCompression(c) => projections + c.compression_parameters(width),
             Self::HyenaSe(c) => {
                 let (short, inner) = (c.direction.taps(c.kernel), c.direction.taps(c.inner_kernel));
                 projections + filter(3 * width, short) + filter(width, inner)
@@ -60,6 +61,11 @@ impl OperatorConfig {
             Self::Attention(c) => pairs(tokens * tokens, c.heads),
             Self::SlidingWindow(c) => pairs(tokens * (c.left + c.right + 1), c.heads),
             Self::Neighborhood(c) => pairs(c.pairs(tokens), c.heads),
+            // The filter's taps meet every key and every value once.
+            Self::KvCompression(c) => {
+                let attention = pairs(tokens * c.keys(tokens), c.heads);
+                Flops { features: attention.features + 2 * 2 * tokens * width, ..attention }
+            }
             // φ(k)ᵀ·v and φ(q) times it.
             Self::LinearAttention(c) => {
                 Flops { operator: 2 * 2 * tokens * width * (width / c.heads.max(1)), features: projections }
@@ -141,6 +147,7 @@ mod tests {
                 direction: both,
             }),
             OperatorConfig::Neighborhood(NeighborhoodConfig { heads: 2, window }),
+            OperatorConfig::KvCompression(KvCompressionConfig { heads: 2, factor: 3 }),
             OperatorConfig::LinearAttention(LinearAttentionConfig {
                 heads: 2,
                 feature_map: FeatureMap::Relu,

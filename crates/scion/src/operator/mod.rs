@@ -3,6 +3,7 @@
 //! Choices are two closed enums side by side: [`OperatorConfig`], what a recipe or a checkpoint header
 //! says, and [`Operator`], the module it builds. All map tokens [N, T, D] to tokens [N, T, D].
 
+mod attend;
 mod attention;
 mod cost;
 mod hyena_se;
@@ -10,6 +11,7 @@ mod hyena_x;
 mod hyena_y;
 mod identity;
 mod init;
+mod kv_compression;
 mod layers;
 mod linear_attention;
 mod locality;
@@ -22,6 +24,7 @@ use burn::Tensor;
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use attend::attend;
 pub use attention::{Attention, AttentionConfig, SlidingWindow, SlidingWindowConfig};
 pub use cost::Flops;
 pub use hyena_se::{HyenaSe, HyenaSeConfig};
@@ -29,6 +32,7 @@ pub use hyena_x::{HyenaX, HyenaXConfig};
 pub use hyena_y::{HyenaY, HyenaYConfig};
 pub use identity::{Identity, IdentityConfig};
 pub use init::{Init, Scheme};
+pub use kv_compression::{KvCompression, KvCompressionConfig, LayerNorm, SquareFilter};
 pub use layers::{Direction, Linear, Projection, ShortFilter};
 pub use linear_attention::{FeatureMap, LinearAttention, LinearAttentionConfig};
 pub use locality::Spread;
@@ -38,6 +42,11 @@ pub use mlp_hyena_x::{MlpHyenaX, MlpHyenaXConfig, PositionFilter};
 pub use neighborhood::{GridWindow, Neighborhood, NeighborhoodConfig};
 
 use crate::error::{Error, Result};
+
+/// Rows and columns of the tokens of a square image.
+pub fn square_grid(tokens: usize) -> [usize; 2] {
+    [tokens.isqrt(); 2]
+}
 
 /// The two places of a block that a graft can replace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -86,6 +95,8 @@ pub enum OperatorConfig {
     HyenaY(HyenaYConfig),
     /// Softmax attention over neighbours on the grid of tokens.
     Neighborhood(NeighborhoodConfig),
+    /// Softmax attention to one key for each square of the grid of tokens.
+    KvCompression(KvCompressionConfig),
     /// Attention with a feature map instead of softmax.
     LinearAttention(LinearAttentionConfig),
     /// A state-space layer.
@@ -111,6 +122,7 @@ impl OperatorConfig {
                 GridWindow::Square(side) => format!("neighborhood {side}×{side}"),
                 GridWindow::Circle(radius) => format!("neighborhood radius {radius}"),
             },
+            Self::KvCompression(c) => format!("kv-compression {0}×{0}", c.factor),
             Self::LinearAttention(_) => "linear-attention".into(),
             Self::Mamba2(c) => format!("mamba2{}", c.direction.suffix()),
             Self::Mlp(c) => format!("mlp ×{}", c.ratio),
@@ -138,6 +150,7 @@ impl OperatorConfig {
             Self::Attention(AttentionConfig { heads })
             | Self::SlidingWindow(SlidingWindowConfig { heads, .. })
             | Self::Neighborhood(NeighborhoodConfig { heads, .. })
+            | Self::KvCompression(KvCompressionConfig { heads, .. })
             | Self::LinearAttention(LinearAttentionConfig { heads, .. })
                 if *heads == 0 || !width.is_multiple_of(*heads) =>
             {
@@ -155,6 +168,9 @@ impl OperatorConfig {
             Self::HyenaX(c) => self.check_taps("kernel", c.kernel, tokens),
             Self::HyenaY(c) => self.check_taps("inner-kernel", c.inner_kernel, tokens),
             Self::Neighborhood(c) => self.check_window(c.window, tokens),
+            Self::KvCompression(c) if c.factor < 2 => {
+                fail(format!("{}: factor must be at least 2, found {}", self.name(), c.factor))
+            }
             Self::Mamba2(c) => {
                 c.heads(width)?;
                 self.check_taps("conv-kernel", c.conv_kernel, tokens)
@@ -177,10 +193,28 @@ impl OperatorConfig {
                     c.kernel
                 ))
             }
-            Self::Attention(_) | Self::SlidingWindow(_) | Self::LinearAttention(_) | Self::Identity(_) => {
-                Ok(())
-            }
+            Self::Attention(_)
+            | Self::SlidingWindow(_)
+            | Self::KvCompression(_)
+            | Self::LinearAttention(_)
+            | Self::Identity(_) => Ok(()),
         }
+    }
+
+    /// Checks the settings against the rows and columns of an image's tokens.
+    ///
+    /// # Errors
+    /// A plan error that names the operator, the grid that it needs and the one that there is.
+    pub fn check_grid(&self, [rows, columns]: [usize; 2]) -> Result<()> {
+        let divides = |side: usize| rows.is_multiple_of(side) && columns.is_multiple_of(side);
+        let needed = match self {
+            Self::Neighborhood(_) if rows != columns => "a square grid of tokens".into(),
+            Self::KvCompression(c) if !divides(c.factor) => {
+                format!("a grid of tokens whose sides are multiples of {}", c.factor)
+            }
+            _ => return Ok(()),
+        };
+        Err(Error::Plan(format!("{}: it needs {needed}, found {rows}×{columns}", self.name())))
     }
 
     fn check_window(&self, window: GridWindow, tokens: usize) -> Result<()> {
@@ -225,6 +259,7 @@ impl OperatorConfig {
             Self::HyenaX(c) => Operator::HyenaX(c.init(width, init)),
             Self::HyenaY(c) => Operator::HyenaY(c.init(width, init)),
             Self::Neighborhood(c) => Operator::Neighborhood(c.init(width, init)),
+            Self::KvCompression(c) => Operator::KvCompression(c.init(width, init)),
             Self::LinearAttention(c) => Operator::LinearAttention(c.init(width, init)),
             Self::Mamba2(c) => Operator::Mamba2(c.init(width, init)?),
             Self::Mlp(c) => Operator::Mlp(c.init(width, init)?),
@@ -249,6 +284,8 @@ pub enum Operator {
     HyenaY(HyenaY),
     /// Softmax attention over neighbours on the grid of tokens.
     Neighborhood(Neighborhood),
+    /// Softmax attention to one key for each square of the grid of tokens.
+    KvCompression(KvCompression),
     /// Attention with a feature map instead of softmax.
     LinearAttention(LinearAttention),
     /// A state-space layer.
@@ -262,8 +299,8 @@ pub enum Operator {
 }
 
 impl Operator {
-    /// Maps tokens [N, T, D] to tokens [N, T, D].
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+    /// Maps tokens [N, T, D], which stand on a grid of rows and columns, to tokens [N, T, D].
+    pub fn forward(&self, x: Tensor<3>, grid: [usize; 2]) -> Tensor<3> {
         match self {
             Self::Attention(operator) => operator.forward(x),
             Self::SlidingWindow(operator) => operator.forward(x),
@@ -271,6 +308,7 @@ impl Operator {
             Self::HyenaX(operator) => operator.forward(x),
             Self::HyenaY(operator) => operator.forward(x),
             Self::Neighborhood(operator) => operator.forward(x),
+            Self::KvCompression(operator) => operator.forward(x, grid),
             Self::LinearAttention(operator) => operator.forward(x),
             Self::Mamba2(operator) => operator.forward(x),
             Self::Mlp(operator) => operator.forward(x),
@@ -290,6 +328,8 @@ mod tests {
             OperatorConfig::HyenaSe(HyenaSeConfig { kernel, inner_kernel, ..Default::default() })
         };
         let neighborhood = |window| OperatorConfig::Neighborhood(NeighborhoodConfig { heads: 2, window });
+        let compression =
+            |heads, factor| OperatorConfig::KvCompression(KvCompressionConfig { heads, factor });
         let mlp = |ratio, tokens| {
             OperatorConfig::MlpHyenaX(MlpHyenaXConfig { ratio, tokens, ..Default::default() })
         };
@@ -303,6 +343,8 @@ mod tests {
             (neighborhood(GridWindow::Square(2)), "must be odd"),
             (neighborhood(GridWindow::Circle(0)), "radius"),
             (OperatorConfig::LinearAttention(LinearAttentionConfig { heads: 5, ..linear() }), "5 heads"),
+            (compression(5, 3), "5 heads"),
+            (compression(2, 1), "kv-compression 1×1: factor must be at least 2, found 1"),
             (mamba2(0), "head-dim"),
             (mamba2(5), "do not divide into heads of 5"),
             (
@@ -322,8 +364,25 @@ mod tests {
         assert!(
             neighborhood(GridWindow::Square(3)).check(16, 8).unwrap_err().to_string().contains("square grid")
         );
-        for config in [hyena_se(9, 1), neighborhood(GridWindow::Circle(3)), mlp(0.5, 9), mamba2(4)] {
+        for config in
+            [hyena_se(9, 1), neighborhood(GridWindow::Circle(3)), compression(2, 3), mlp(0.5, 9), mamba2(4)]
+        {
             config.check(16, 9).unwrap();
+            config.check_grid([3, 3]).unwrap();
+        }
+        compression(2, 3).check_grid([6, 9]).unwrap();
+        for (config, grid, message) in [
+            (
+                compression(2, 2),
+                [3, 3],
+                "kv-compression 2×2: it needs a grid of tokens whose sides are multiples of 2",
+            ),
+            (compression(2, 2), [4, 7], "found 4×7"),
+            (compression(2, 4), [6, 8], "found 6×8"),
+            (neighborhood(GridWindow::Square(3)), [4, 9], "a square grid of tokens, found 4×9"),
+        ] {
+            let error = config.check_grid(grid).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
         }
     }
 

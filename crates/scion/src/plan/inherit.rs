@@ -10,8 +10,8 @@ use scion_kernels::with_values;
 use crate::error::{Error, Result};
 use crate::model::{parameters, update_parameters};
 use crate::operator::{
-    AttentionConfig, Direction, LinearAttentionConfig, MlpConfig, NeighborhoodConfig, Operator,
-    OperatorConfig, SlidingWindowConfig,
+    AttentionConfig, Direction, KvCompressionConfig, LinearAttentionConfig, MlpConfig, NeighborhoodConfig,
+    Operator, OperatorConfig, SlidingWindowConfig,
 };
 
 /// An operator whose weights are taken over.
@@ -57,6 +57,7 @@ fn heads(config: &OperatorConfig) -> Option<usize> {
         OperatorConfig::Attention(AttentionConfig { heads })
         | OperatorConfig::SlidingWindow(SlidingWindowConfig { heads, .. })
         | OperatorConfig::Neighborhood(NeighborhoodConfig { heads, .. })
+        | OperatorConfig::KvCompression(KvCompressionConfig { heads, .. })
         | OperatorConfig::LinearAttention(LinearAttentionConfig { heads, .. }) => Some(*heads),
         _ => None,
     }
@@ -121,9 +122,14 @@ impl Ancestor {
                 OperatorConfig::HyenaX(c) => self.give_to_hyena(name, values, c.direction, true),
                 OperatorConfig::HyenaY(c) => self.give_to_hyena(name, values, c.direction, false),
                 OperatorConfig::MlpHyenaX(_) | OperatorConfig::Identity(_) => {}
+                // It compresses as its like does; of others it takes what makes keys and values, and averages them.
+                OperatorConfig::KvCompression(_) if *new == self.config => {
+                    values.copy_from_slice(&self.weights[name]);
+                }
                 OperatorConfig::Attention(_)
                 | OperatorConfig::SlidingWindow(_)
-                | OperatorConfig::Neighborhood(_) => self.give_projections(name, values, 0),
+                | OperatorConfig::Neighborhood(_)
+                | OperatorConfig::KvCompression(_) => self.give_projections(name, values, 0),
             }
             Ok(())
         })
@@ -237,7 +243,7 @@ mod tests {
     fn outputs(operator: &Operator) -> Vec<f32> {
         let values: Vec<f32> = (0..2 * TOKENS * WIDTH).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
         let x = Tensor::from_data(TensorData::new(values, [2, TOKENS, WIDTH]), &Device::flex());
-        operator.forward(x).into_data().try_into_vec().unwrap()
+        operator.forward(x, square_grid(TOKENS)).into_data().try_into_vec().unwrap()
     }
 
     fn attention() -> OperatorConfig {
@@ -333,17 +339,40 @@ mod tests {
         }
     }
 
+    fn weights(operator: &Operator) -> HashMap<String, Vec<f32>> {
+        let mut found = HashMap::new();
+        parameters(operator, |name, data| {
+            found.insert(name, data.try_into_vec().unwrap());
+        });
+        found
+    }
+
+    #[test]
+    fn compressed_keys_take_all_projections_and_average() {
+        let old = attention();
+        let teacher = fresh(&old, 1);
+        let compression = |factor| OperatorConfig::KvCompression(KvCompressionConfig { heads: 3, factor });
+        let new = inherited(&compression(3), &old, &teacher);
+        let (own, theirs) = (weights(&new), weights(&teacher));
+        assert!(theirs.iter().all(|(name, values)| own[name] == *values));
+        assert_eq!(own["sr.weight"], [1.0 / 9.0; 9 * WIDTH]);
+        assert_eq!((&own["norm.weight"], &own["norm.bias"]), (&vec![1.0; WIDTH], &vec![0.0; WIDTH]));
+        // Its like takes the compression too, another factor cannot.
+        let trained = update_parameters(new, |_, _, _, values| {
+            values.iter_mut().for_each(|value| *value += 0.5);
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(weights(&inherited(&compression(3), &compression(3), &trained)), weights(&trained));
+        let other = weights(&inherited(&compression(2), &compression(3), &trained));
+        assert_eq!(other["sr.weight"], [0.25; 4 * WIDTH]);
+        assert_eq!(other["qkv.weight"], weights(&trained)["qkv.weight"]);
+    }
+
     #[test]
     fn mamba2_and_linear_attention_take_value_and_output() {
         let old = attention();
         let teacher = fresh(&old, 1);
-        let weights = |operator: &Operator| {
-            let mut found = HashMap::new();
-            parameters(operator, |name, data| {
-                found.insert(name, data.try_into_vec::<f32>().unwrap());
-            });
-            found
-        };
         let theirs = weights(&teacher);
         let mamba2 = Mamba2Config { d_state: 4, head_dim: 6, expand: 2, ..Default::default() };
         let own = weights(&inherited(&OperatorConfig::Mamba2(mamba2), &old, &teacher));

@@ -16,6 +16,7 @@ use super::state::TrainState;
 use crate::capture::Activations;
 use crate::error::{Error, Result};
 use crate::model::{Context, Part, Site};
+use crate::operator::square_grid;
 
 /// All parts of a plan, each trained on its own, in one run.
 #[derive(Debug)]
@@ -205,10 +206,12 @@ impl Distiller {
         let (device, count) = (device(part), input.len() / (self.tokens * self.width));
         let tokens = TensorData::new(input.clone(), [count, self.tokens, self.width]);
         let tokens = Tensor::from_data(tokens, &device);
+        // Activations are captured at the model's own size.
+        let grid = square_grid(self.tokens);
         match part {
-            Part::Operator(operator) => operator.forward(tokens),
+            Part::Operator(operator) => operator.forward(tokens, grid),
             Part::Pair(pair) => {
-                let context = Context::unpacked(conditioning, count, self.width, &device);
+                let context = Context::unpacked(conditioning, count, self.width, grid, &device);
                 pair.forward(tokens, &context)
             }
         }

@@ -73,6 +73,7 @@ fn batch(count: usize, stream: u64) -> Batch {
 
 const GRAFTS: &str = "[[graft]]\ntarget = \"attention\"\nblocks = [0, 4]\noperator = { kind = \"hyena-x\", kernel = 3 }\n\
      [[graft]]\ntarget = \"mlp\"\nblocks = [1]\noperator = { kind = \"mlp\", ratio = 1.0 }\n\
+     [[graft]]\ntarget = \"attention\"\nblocks = [1]\noperator = { kind = \"kv-compression\" }\n\
      [[restructure]]\nkind = \"parallel-pairs\"\npairs = [[2, 3]]\n\
      [distill]\nsteps = 40\nlr = 1e-2\nwarmup = 2\n";
 
@@ -90,7 +91,7 @@ fn stage_1_regresses_operators_and_pairs_on_what_the_teacher_does_to_prompts() {
     let (teacher, recipe) = (teacher(), recipe(""));
     let plan = planned(&recipe);
     let sites = plan.trained_sites();
-    assert_eq!(sites.len(), 4);
+    assert_eq!(sites.len(), 5);
     let dropped = Cell::new(0);
     let activations = |stream| {
         let Batch { images, labels, .. } = batch(6, stream);

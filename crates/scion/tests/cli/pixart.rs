@@ -56,6 +56,43 @@ fn every_layout_is_inspected_and_run() {
 }
 
 #[test]
+fn files_with_compressed_keys_tell_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = fixture("kv-compression/model.pth");
+    let run = |model: &Path, case: &str, heads: &[&str]| {
+        let output = folder.path().join("out.safetensors");
+        let _ = fs::remove_file(&output);
+        let mut command = scion("forward");
+        command.arg(model).args(heads).arg("--inputs").arg(fixture(case).join("inputs.safetensors"));
+        command.arg("--output").arg(&output);
+        command
+    };
+    let out = || read_tensor(&folder.path().join("out.safetensors"), "out");
+    let heads = ["--heads", "3"];
+    let one = folder.path().join("one.safetensors");
+    let convert = |to: &Path, layout: &str| {
+        let mut command = scion("convert");
+        command.arg(&model).arg(to).args(["--layout", layout]).args(heads);
+        command
+    };
+    printed(&mut convert(&one, "scion"));
+    for case in ["kv-compression/square", "kv-compression/wide"] {
+        printed(&mut run(&model, case, &heads));
+        assert!(close(&out(), &expected(case)), "{case}");
+        printed(&mut run(&one, case, &[]));
+        assert!(close(&out(), &expected(case)), "{case}, in Scion's layout");
+    }
+    let blocks = ["block 0 attention: kv-compression 2×2", "block 2 attention: kv-compression 2×2"];
+    assert_names(&printed(scion("inspect").arg(&model).args(heads)), &blocks);
+    assert_names(&printed(scion("inspect").arg(&one)), &blocks);
+    // Of 5 × 2 tokens.
+    let message = refused(&mut run(&one, "pixart/masked", &[]), 2);
+    assert_names(&message, &["inputs of 10×4", "attention of block 0", "multiples of 2, found 5×2"]);
+    let message = refused(&mut convert(&folder.path().join("diffusers"), "diffusers"), 2);
+    assert_names(&message, &["diffusers", "compressed keys and values", "--layout scion"]);
+}
+
+#[test]
 fn inputs_that_do_not_fit_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("out.safetensors");
