@@ -15,7 +15,7 @@ use burn::backend::{Autodiff, Backend, Flex, backend_extension};
 
 use crate::adapted::AdaptedLinear;
 use crate::array::Array;
-use crate::attention::Attention;
+use crate::attention::{Attention, CrossAttention};
 use crate::conv::ShortConv;
 use crate::feature_conv::GatedFeatureConv;
 use crate::hyena::{GatedConv, GatedInner};
@@ -79,6 +79,12 @@ pub trait KernelBackend: Backend {
         op: GatedResidual,
     ) -> FloatTensor<Self>;
     fn fused_attention(qkv: FloatTensor<Self>, op: Attention) -> FloatTensor<Self>;
+    fn fused_cross_attention(
+        q: FloatTensor<Self>,
+        kv: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        op: CrossAttention,
+    ) -> FloatTensor<Self>;
     fn fused_linear_attention(qkv: FloatTensor<Self>, op: LinearAttention) -> FloatTensor<Self>;
     fn fused_pull(out: FloatTensor<Self>, op: Pull) -> FloatTensor<Self>;
     fn fused_gated_conv(
@@ -167,6 +173,14 @@ impl KernelBackend for Flex {
     }
     fn fused_attention(qkv: FloatTensor<Self>, op: Attention) -> FloatTensor<Self> {
         run(op, [qkv])
+    }
+    fn fused_cross_attention(
+        q: FloatTensor<Self>,
+        kv: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        op: CrossAttention,
+    ) -> FloatTensor<Self> {
+        run(op, [q, kv, bias])
     }
     fn fused_linear_attention(qkv: FloatTensor<Self>, op: LinearAttention) -> FloatTensor<Self> {
         run(op, [qkv])
@@ -266,6 +280,14 @@ impl<C: CheckpointStrategy> KernelBackend for Autodiff<Flex, C> {
     }
     fn fused_attention(qkv: FloatTensor<Self>, op: Attention) -> FloatTensor<Self> {
         track::<_, C, 1>(op, [qkv])
+    }
+    fn fused_cross_attention(
+        q: FloatTensor<Self>,
+        kv: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        op: CrossAttention,
+    ) -> FloatTensor<Self> {
+        track::<_, C, 3>(op, [q, kv, bias])
     }
     fn fused_linear_attention(qkv: FloatTensor<Self>, op: LinearAttention) -> FloatTensor<Self> {
         track::<_, C, 1>(op, [qkv])

@@ -3,9 +3,13 @@
 
 mod common;
 
+use burn::Tensor;
+use burn::tensor::TensorData;
 use common::{tensor, values};
 use scion_kernels::adapted::{adapted_linear, adapted_linear_reference};
-use scion_kernels::attention::{Window, attention, attention_reference};
+use scion_kernels::attention::{
+    Window, attention, attention_reference, cross_attention, cross_attention_reference,
+};
 use scion_kernels::conv::{short_conv, short_conv_reference};
 use scion_kernels::feature_conv::{gated_feature_conv, gated_feature_conv_reference};
 use scion_kernels::hyena::{gated_conv, gated_conv_reference, gated_inner, gated_inner_reference};
@@ -208,6 +212,35 @@ const CONVOLUTIONS: [(usize, usize, usize, usize, usize); 11] = [
     (1, 257, 17, 7, 3),
     (1, 130, 3, 6, 5),
 ];
+
+#[test]
+fn cross_attention_matches_reference() {
+    for (n, queries, keys, heads, head) in [
+        (1, 1, 1, 1, 1),
+        (2, 7, 3, 3, 5),
+        (3, 49, 16, 4, 32),
+        (1, 131, 300, 2, 72),
+        (2, 3, 270, 5, 4),
+        (1, 530, 257, 2, 8),
+    ] {
+        for scale in [1.0, 12.0] {
+            let q = tensor([n, queries, heads * head], 1, scale);
+            let kv = tensor([n, keys, 2 * heads * head], 2, scale);
+            // The first image sees everything, the second its first key alone, the third nothing, which is everything.
+            let hidden = |image: usize, key: usize| image == 2 || image == 1 && key > 0;
+            let masked = |i: usize| if hidden(i / keys, i % keys) { -10_000.0 } else { 0.0 };
+            let bias: Vec<f32> = (0..n * keys).map(masked).collect();
+            let bias = Tensor::<2>::from_data(TensorData::new(bias, [n, keys]), &q.device());
+            check!(
+                format!("cross attention {n}x{queries} to {keys}, {heads} heads of {head} at {scale}"),
+                [q, kv],
+                cross_attention(q.clone(), kv.clone(), bias.clone(), heads),
+                cross_attention_reference(q.clone(), kv.clone(), bias.clone(), heads),
+                1e-3
+            );
+        }
+    }
+}
 
 #[test]
 fn attention_on_a_grid_matches_reference() {

@@ -5,7 +5,7 @@ mod common;
 use burn::Tensor;
 use common::{tensor, values};
 use scion_kernels::adapted::adapted_linear;
-use scion_kernels::attention::{Window, attention};
+use scion_kernels::attention::{Window, attention, cross_attention};
 use scion_kernels::conv::short_conv;
 use scion_kernels::feature_conv::gated_feature_conv;
 use scion_kernels::hyena::{gated_conv, gated_inner};
@@ -30,6 +30,8 @@ fn all() -> Vec<(&'static str, [Vec<f32>; 2])> {
     let (n, tokens, width, hidden) = (3, 130, 96, 200);
     let x = || tensor([n, tokens, width], 1, 1.0);
     let qkv = || tensor([n, tokens, 3 * width], 2, 1.0);
+    let (words, mask) =
+        (tensor([n, 300, 2 * width], 21, 1.0), Tensor::from_inner(tensor([n, 300], 22, 1.0).inner()));
     let modulation = || tensor([n, 6 * width], 3, 1.0);
     let (w1, b1) = (tensor([hidden, width], 4, 0.2), tensor([hidden], 5, 1.0));
     let (w2, b2) = (tensor([width, hidden], 6, 0.2), tensor([width], 7, 1.0));
@@ -63,6 +65,8 @@ fn all() -> Vec<(&'static str, [Vec<f32>; 2])> {
         ("residual", run(x(), |y| gated_residual(x(), y, modulation(), 2))),
         ("residual's gate", run(modulation(), |m| gated_residual(x(), x(), m, 2))),
         ("attention", run(qkv(), |qkv| attention(qkv, 4, None))),
+        ("cross attention", run(x(), |q| cross_attention(q, words.clone(), mask.clone(), 4))),
+        ("cross attention's keys", run(words.clone(), |words| cross_attention(x(), words, mask.clone(), 4))),
         ("window", run(qkv(), |qkv| attention(qkv, 4, Some(Window::Raster { left: 4, right: 4 })))),
         ("square", run(qkv(), |qkv| attention(qkv, 4, Some(Window::Square { side: 5, columns: 13 })))),
         ("linear attention", run(qkv(), |qkv| linear_attention(qkv, 4, FeatureMap::EluPlusOne))),

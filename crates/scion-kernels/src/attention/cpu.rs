@@ -72,14 +72,94 @@ impl Head {
         MatRef::strided(&qkv[self.part(part, first)..], count, self.s.head, 3 * self.s.width())
     }
 
-    /// The same of an array of [N, T, D].
-    pub fn out_matrix<'a>(&self, out: &'a [f32], first: usize, count: usize) -> MatRef<'a> {
-        MatRef::strided(&out[self.out(first)..], count, self.s.head, self.s.width())
+    /// The head on its own, of queries that are keys as well.
+    fn alone(&self) -> Lone {
+        let (tokens, row) = (self.s.tokens, 3 * self.s.width());
+        let part = |part: usize| Lane { offset: self.part(part, 0), row };
+        Lone {
+            queries: tokens,
+            keys: tokens,
+            width: self.s.head,
+            q: part(0),
+            k: part(1),
+            v: part(2),
+            out: Lane { offset: self.out(0), row: self.s.width() },
+        }
+    }
+}
+
+/// Where the vectors of one head lie: that of token 0, and how far apart they are.
+#[derive(Clone, Copy)]
+pub(super) struct Lane {
+    pub offset: usize,
+    pub row: usize,
+}
+
+impl Lane {
+    /// Offset of the vector of a token.
+    fn at(self, token: usize) -> usize {
+        self.offset + token * self.row
+    }
+
+    /// `count` vectors from `first` on, [count, width].
+    fn matrix<'a>(self, values: &'a [f32], first: usize, count: usize, width: usize) -> MatRef<'a> {
+        MatRef::strided(&values[self.at(first)..], count, width, self.row)
+    }
+}
+
+/// One head of one image: how many queries and keys it has, of how many channels, and where they lie.
+#[derive(Clone, Copy)]
+pub(super) struct Lone {
+    pub queries: usize,
+    pub keys: usize,
+    pub width: usize,
+    pub q: Lane,
+    pub k: Lane,
+    pub v: Lane,
+    pub out: Lane,
+}
+
+impl Lone {
+    fn scale(&self) -> f32 {
+        1.0 / (self.width as f32).sqrt()
+    }
+}
+
+/// What one head attends with: arrays with its queries, and with its keys and values, and what is added to the scores of each
+/// key.
+#[derive(Clone, Copy)]
+pub(super) struct Given<'a> {
+    pub q: &'a [f32],
+    pub kv: &'a [f32],
+    pub bias: Option<&'a [f32]>,
+}
+
+impl Given<'_> {
+    /// Adds the bias of the keys from `first` on to scores [queries, keys], which it scales first; returns by what they are to
+    /// be scaled still.
+    fn biased(&self, scores: &mut [f32], first: usize, keys: usize, scale: f32) -> f32 {
+        let Some(bias) = self.bias else { return scale };
+        scores.chunks_exact_mut(keys).for_each(|row| add_scaled_to(&bias[first..first + keys], scale, row));
+        1.0
+    }
+
+    /// By what scores are scaled once they are biased.
+    fn scale_left(&self, scale: f32) -> f32 {
+        if self.bias.is_some() { 1.0 } else { scale }
+    }
+}
+
+multiversioned! {
+    /// Values times `scale` plus the bias.
+    fn add_scaled_to(bias: &[f32], scale: f32, values: &mut [f32]) {
+        for (value, bias) in values.iter_mut().zip(bias) {
+            *value = *value * scale + bias;
+        }
     }
 }
 
 /// What a thread needs for one head after another.
-struct Scratch {
+pub(super) struct Scratch {
     precision: Precision,
     /// Softmax weights of a tile, [queries, keys].
     p: Vec<f32>,
@@ -103,7 +183,7 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn new(precision: Precision) -> Self {
+    pub fn new(precision: Precision) -> Self {
         let (left, right) = (|| Panel::new(Side::Left, precision), || Panel::new(Side::Right, precision));
         Self {
             precision,
@@ -159,7 +239,8 @@ impl Kernel<1> for Attention {
         logarithms.par_chunks_mut(s.tokens).enumerate().for_each_init(
             || Scratch::new(self.precision),
             |scratch, (task, logarithms)| {
-                head_forward(Head::new(s, task), qkv.values(), &shared, logarithms, scratch);
+                let given = Given { q: qkv.values(), kv: qkv.values(), bias: None };
+                head_forward(Head::new(s, task).alone(), given, &shared, logarithms, scratch);
             },
         );
         let out = Array::from_vec(out, dims);
@@ -188,8 +269,9 @@ impl Kernel<1> for Attention {
         logarithms.par_chunks(s.tokens).enumerate().for_each_init(
             || Scratch::new(self.precision),
             |scratch, (task, logarithms)| {
-                let h = Head::new(s, task);
-                head_backward(h, qkv.values(), out, logarithms, grad.values(), &shared, scratch);
+                let given = Given { q: qkv.values(), kv: qkv.values(), bias: None };
+                let found = Found { out, logarithms, grad: grad.values() };
+                head_backward(Head::new(s, task).alone(), given, found, [&shared; 2], scratch);
             },
         );
         [Some(Array::from_vec(d_qkv, qkv.dims()))]
@@ -197,21 +279,28 @@ impl Kernel<1> for Attention {
 }
 
 /// Output of one head, and the logarithm of each query's sum of exponentials.
-fn head_forward(h: Head, qkv: &[f32], out: &SharedMut, logarithms: &mut [f32], scratch: &mut Scratch) {
-    let (tokens, width) = (h.s.tokens, h.s.head);
+pub(super) fn head_forward(
+    h: Lone,
+    given: Given,
+    out: &SharedMut,
+    logarithms: &mut [f32],
+    scratch: &mut Scratch,
+) {
+    let (width, scale) = (h.width, h.scale());
     let Scratch { precision, p, out: sums, online, keys, values, queries, left, .. } = scratch;
-    pack(keys, *precision, tokens, |first, count| h.matrix(qkv, 1, first, count));
-    pack(values, *precision, tokens, |first, count| h.matrix(qkv, 2, first, count).t());
-    for (first, count) in blocks(tokens, QUERIES) {
-        queries.pack(h.matrix(qkv, 0, first, count));
+    pack(keys, *precision, h.keys, |first, count| h.k.matrix(given.kv, first, count, width));
+    pack(values, *precision, h.keys, |first, count| h.v.matrix(given.kv, first, count, width).t());
+    for (first, count) in blocks(h.queries, QUERIES) {
+        queries.pack(h.q.matrix(given.q, first, count, width));
         online.begin(count);
         sums.clear();
         sums.resize(count * width, 0.0);
-        for ((key, among), (keys, values)) in blocks(tokens, KEYS).zip(keys.iter().zip(&*values)) {
+        for ((key, among), (keys, values)) in blocks(h.keys, KEYS).zip(keys.iter().zip(&*values)) {
             p.resize(count * among, 0.0);
             // SAFETY: `p` and `sums` belong to this thread.
             unsafe { queries.times(keys, &SharedMut::new(p), 0, among, false) };
-            online.add(p, among, h.s.scale(), sums);
+            let scale = given.biased(p, key, among, scale);
+            online.add(p, among, scale, sums);
             left.pack(MatRef::new(p, count, among));
             // SAFETY: as above.
             unsafe { left.times(values, &SharedMut::new(sums), 0, width, key > 0) };
@@ -219,59 +308,67 @@ fn head_forward(h: Head, qkv: &[f32], out: &SharedMut, logarithms: &mut [f32], s
         online.finish(sums);
         for (i, row) in sums.chunks_exact(width).enumerate() {
             // SAFETY: each (image, head) task writes its own columns.
-            unsafe { std::slice::from_raw_parts_mut(out.at(h.out(first + i), width), width) }
+            unsafe { std::slice::from_raw_parts_mut(out.at(h.out.at(first + i), width), width) }
                 .copy_from_slice(row);
         }
-        let found = online.logarithms(h.s.scale());
+        let found = online.logarithms(given.scale_left(scale));
         logarithms[first..first + count].iter_mut().zip(found).for_each(|(to, found)| *to = found);
     }
 }
 
+/// What the forward pass found, all images' and heads' output and one head's logarithms, and the gradient of that output.
+#[derive(Clone, Copy)]
+pub(super) struct Found<'a> {
+    pub out: &'a [f32],
+    pub logarithms: &'a [f32],
+    pub grad: &'a [f32],
+}
+
 /// Gradient of one head: with P the softmax rows, dP = dO·Vᵀ and dS = scale·P∘(dP − rowsum(dO∘O)),
 /// dQ = dS·K, dK = dSᵀ·Q, dV = Pᵀ·dO.
-fn head_backward(
-    h: Head,
-    qkv: &[f32],
-    out: &[f32],
-    logarithms: &[f32],
-    grad: &[f32],
-    d_qkv: &SharedMut,
+pub(super) fn head_backward(
+    h: Lone,
+    given: Given,
+    found: Found,
+    [d_q, d_kv]: [&SharedMut; 2],
     scratch: &mut Scratch,
 ) {
-    let (tokens, row) = (h.s.tokens, 3 * h.s.width());
+    let (width, scale, left_scale) = (h.width, h.scale(), given.scale_left(h.scale()));
     let Scratch { precision, p, ds, keys, keys_by_channel, values, .. } = scratch;
     let Scratch { queries, queries_by_channel, d_out, d_out_by_channel, left, .. } = scratch;
-    pack(keys, *precision, tokens, |first, count| h.matrix(qkv, 1, first, count));
-    pack(keys_by_channel, *precision, tokens, |first, count| h.matrix(qkv, 1, first, count).t());
-    pack(values, *precision, tokens, |first, count| h.matrix(qkv, 2, first, count));
-    for (first, count) in blocks(tokens, QUERIES) {
-        let (q, d) = (h.matrix(qkv, 0, first, count), h.out_matrix(grad, first, count));
+    pack(keys, *precision, h.keys, |first, count| h.k.matrix(given.kv, first, count, width));
+    pack(keys_by_channel, *precision, h.keys, |first, count| h.k.matrix(given.kv, first, count, width).t());
+    pack(values, *precision, h.keys, |first, count| h.v.matrix(given.kv, first, count, width));
+    for (first, count) in blocks(h.queries, QUERIES) {
+        let (q, d) =
+            (h.q.matrix(given.q, first, count, width), h.out.matrix(found.grad, first, count, width));
         queries.pack(q);
         queries_by_channel.pack(q.t());
         d_out.pack(d);
         d_out_by_channel.pack(d.t());
-        for (block, (key, among)) in blocks(tokens, KEYS).enumerate() {
+        for (block, (key, among)) in blocks(h.keys, KEYS).enumerate() {
             p.resize(count * among, 0.0);
             ds.resize(count * among, 0.0);
-            // SAFETY: `p` and `ds` belong to this thread; of `d_qkv`, each (image, head) task writes its own columns.
+            // SAFETY: `p` and `ds` belong to this thread; of `d_q` and `d_kv`, each (image, head) task writes its own columns.
             unsafe { queries.times(&keys[block], &SharedMut::new(p), 0, among, false) };
-            softmax::weights(p, among, h.s.scale(), &logarithms[first..first + count]);
+            given.biased(p, key, among, scale);
+            softmax::weights(p, among, left_scale, &found.logarithms[first..first + count]);
             left.pack(MatRef::new(p, count, among).t());
             // SAFETY: as above.
             unsafe {
-                left.times(d_out_by_channel, d_qkv, h.part(2, key), row, first > 0);
+                left.times(d_out_by_channel, d_kv, h.v.at(key), h.v.row, first > 0);
                 d_out.times(&values[block], &SharedMut::new(ds), 0, among, false);
             }
             for (i, (p, ds)) in p.chunks_exact(among).zip(ds.chunks_exact_mut(among)).enumerate() {
-                let own = h.out(first + i)..h.out(first + i) + h.s.head;
-                softmax_backward(p, &out[own.clone()], &grad[own], h.s.scale(), ds);
+                let own = h.out.at(first + i)..h.out.at(first + i) + width;
+                softmax_backward(p, &found.out[own.clone()], &found.grad[own], scale, ds);
             }
             left.pack(MatRef::new(ds, count, among));
             // SAFETY: as above.
-            unsafe { left.times(&keys_by_channel[block], d_qkv, h.part(0, first), row, key > 0) };
+            unsafe { left.times(&keys_by_channel[block], d_q, h.q.at(first), h.q.row, key > 0) };
             left.pack(MatRef::new(ds, count, among).t());
             // SAFETY: as above.
-            unsafe { left.times(queries_by_channel, d_qkv, h.part(1, key), row, first > 0) };
+            unsafe { left.times(queries_by_channel, d_kv, h.k.at(key), h.k.row, first > 0) };
         }
     }
 }

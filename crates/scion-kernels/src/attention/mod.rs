@@ -1,6 +1,8 @@
-//! Multi-head self-attention on the packed output of the qkv projection, over all tokens or a window around each.
+//! Multi-head self-attention on the packed output of the qkv projection, over all tokens or a window around each; and attention
+//! to other tokens.
 
 mod cpu;
+mod cross;
 mod reference;
 mod softmax;
 mod window;
@@ -11,7 +13,7 @@ use burn::backend::Dispatch;
 use crate::backend::KernelBackend;
 use crate::gemm::Precision;
 pub(crate) use cpu::{Head, Sizes};
-pub use reference::attention_reference;
+pub use reference::{attention_reference, cross_attention_reference};
 
 /// The keys that a query sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,4 +97,28 @@ pub fn attention(qkv: Tensor<3>, heads: usize, window: Option<Window>) -> Tensor
     }
     let op = Attention { heads, window, precision: crate::precision() };
     Tensor::from_dispatch(<Dispatch as KernelBackend>::fused_attention(qkv.into_dispatch(), op))
+}
+
+/// Settings of attention to other tokens.
+#[derive(Clone, Copy, Debug)]
+pub struct CrossAttention {
+    heads: usize,
+    precision: Precision,
+}
+
+/// Softmax attention of `q` to the tokens of `kv` with scale `head_dim^-½`; `bias` is added to the scaled scores of each key, for
+/// masks. Operands of products have the chosen precision.
+///
+/// Shapes: `q` [N, T, D], `kv` [N, L, 2·D] with k before v, each head after head, `bias` [N, L] → [N, T, D].
+///
+/// # Panics
+/// When the shapes do not fit one another or the heads, or a gradient of the bias is asked for.
+pub fn cross_attention(q: Tensor<3>, kv: Tensor<3>, bias: Tensor<2>, heads: usize) -> Tensor<3> {
+    let ([n, _, width], [_, keys, _]) = (q.dims(), kv.dims());
+    assert!(width.is_multiple_of(heads), "width {width} is not a multiple of {heads} heads");
+    assert_eq!(kv.dims(), [n, keys, 2 * width], "keys and values are [N, L, 2·D]");
+    assert_eq!(bias.dims(), [n, keys], "a bias is [N, L]");
+    let op = CrossAttention { heads, precision: crate::precision() };
+    let [q, kv] = [q, kv].map(Tensor::into_dispatch);
+    Tensor::from_dispatch(<Dispatch as KernelBackend>::fused_cross_attention(q, kv, bias.into_dispatch(), op))
 }

@@ -25,3 +25,14 @@ pub fn attention_reference(qkv: Tensor<3>, heads: usize, window: Option<Window>)
     }
     softmax(scores, 3).matmul(part(2)).swap_dims(1, 2).reshape([batch, tokens, width / 3])
 }
+
+/// [`cross_attention`](super::cross_attention) in plain tensor operations; keeps the T × L matrix.
+pub fn cross_attention_reference(q: Tensor<3>, kv: Tensor<3>, bias: Tensor<2>, heads: usize) -> Tensor<3> {
+    let ([batch, queries, width], [_, keys, _]) = (q.dims(), kv.dims());
+    let head = width / heads;
+    let by_head = |x: Tensor<3>, tokens: usize| x.reshape([batch, tokens, heads, head]).swap_dims(1, 2);
+    let part = |i: usize| by_head(kv.clone().narrow(2, i * width, width), keys);
+    let scores = by_head(q, queries).matmul(part(0).swap_dims(2, 3)) / (head as f32).sqrt();
+    let scores = scores + bias.reshape([batch, 1, 1, keys]);
+    softmax(scores, 3).matmul(part(1)).swap_dims(1, 2).reshape([batch, queries, width])
+}

@@ -61,10 +61,9 @@ impl Text {
         Self { tokens: tokens.slice([0..n, 0..longest, 0..width]), mask: mask.slice([0..n, 0..longest]) }
     }
 
-    /// What is added to scores of keys: 0, or −10000 where the mask hides one; [N, 1, 1, L].
-    pub(super) fn bias(&self) -> Tensor<4> {
-        let [n, len] = self.mask.dims();
-        ((self.mask.clone() - 1.0) * 10_000.0).reshape([n, 1, 1, len])
+    /// What is added to scores of keys: 0, or −10000 where the mask hides one; [N, L].
+    pub(super) fn bias(&self) -> Tensor<2> {
+        (self.mask.clone() - 1.0) * 10_000.0
     }
 }
 

@@ -1,8 +1,9 @@
 use burn::Tensor;
 use burn::module::Module;
+use scion_kernels::attention::cross_attention;
 
 use super::conditioning::Text;
-use crate::operator::{Init, Linear, Scheme, attend};
+use crate::operator::{Init, Linear, Scheme};
 
 /// Softmax attention of image tokens to the tokens of a prompt, without norm or gate (PixArt-sigma `PixArt_blocks.py`,
 /// `MultiHeadCrossAttention`).
@@ -31,9 +32,6 @@ impl CrossAttention {
     /// Tokens `x` [N, T, D] and prompts [N, L, D] → [N, T, D].
     pub fn forward(&self, x: Tensor<3>, text: &Text) -> Tensor<3> {
         let kv = self.kv_linear.forward(text.tokens.clone());
-        let width = x.dims()[2];
-        let [keys, values] = [0, 1].map(|index| kv.clone().narrow(2, index * width, width));
-        let queries = self.q_linear.forward(x);
-        self.proj.forward(attend(queries, keys, values, self.heads, Some(text.bias())))
+        self.proj.forward(cross_attention(self.q_linear.forward(x), kv, text.bias(), self.heads))
     }
 }

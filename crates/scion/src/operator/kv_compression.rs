@@ -1,9 +1,9 @@
 use burn::Tensor;
 use burn::module::{Module, Param};
+use scion_kernels::attention::cross_attention;
 use scion_kernels::norm::modulated_norm;
 use serde::{Deserialize, Serialize};
 
-use super::attend::attend;
 use super::{Init, Linear, Scheme};
 
 /// LayerNorm's epsilon in PyTorch.
@@ -95,8 +95,11 @@ impl KvCompression {
         let width = x.dims()[2];
         let qkv = self.qkv.forward(x);
         let part = |index: usize| qkv.clone().narrow(2, index * width, width);
-        let [keys, values] = [1, 2].map(|index| self.norm.forward(self.sr.forward(part(index), grid)));
-        self.proj.forward(attend(part(0), keys, values, self.heads, None))
+        let kv = [1, 2].map(|index| self.norm.forward(self.sr.forward(part(index), grid)));
+        let kv = Tensor::cat(kv.into(), 2);
+        let [n, keys, _] = kv.dims();
+        let nothing_hidden = Tensor::zeros([n, keys], &kv.device());
+        self.proj.forward(cross_attention(part(0), kv, nothing_hidden, self.heads))
     }
 }
 

@@ -3,7 +3,6 @@
 //! Choices are two closed enums side by side: [`OperatorConfig`], what a recipe or a checkpoint header
 //! says, and [`Operator`], the module it builds. All map tokens [N, T, D] to tokens [N, T, D].
 
-mod attend;
 mod attention;
 mod cost;
 mod hyena_se;
@@ -24,7 +23,6 @@ use burn::Tensor;
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use attend::attend;
 pub use attention::{Attention, AttentionConfig, SlidingWindow, SlidingWindowConfig};
 pub use cost::Flops;
 pub use hyena_se::{HyenaSe, HyenaSeConfig};
