@@ -12,7 +12,7 @@ use scion_kernels::gemm::faster_precision;
 use serde::{Deserialize, Serialize};
 
 pub use sample::{SampleConfig, SamplerConfig};
-pub use texts::{Texts, read_lines};
+pub use texts::{Texts, read_lines, read_utf8};
 
 use crate::error::{Error, Result};
 use crate::model::DitConfig;
@@ -187,7 +187,7 @@ pub struct DataConfig {
     /// Model calls for each of them; those of `[sample]` where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<usize>,
-    /// Their guidance; none where it is left out.
+    /// Their guidance; where it is left out, that of `[sample]` for prompts, and none for classes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cfg: Option<f64>,
 }
@@ -334,8 +334,12 @@ impl Recipe {
         if self.evaluate.models.is_empty() {
             return Err("evaluate.models is empty; expected some of \"teacher\", \"untrained\", \"stage1\" and \"stage2\"".into());
         }
-        if self.evaluate.latency_batch == 0 || self.evaluate.latency_runs == 0 {
-            return Err("evaluate.latency-batch and evaluate.latency-runs must be at least 1".into());
+        let EvaluateConfig { grid_columns, latency_batch, latency_runs, .. } = self.evaluate;
+        if grid_columns == 0 || latency_batch == 0 || latency_runs == 0 {
+            return Err(
+                "evaluate.grid-columns, evaluate.latency-batch and evaluate.latency-runs must be at least 1"
+                    .into(),
+            );
         }
         Ok(())
     }

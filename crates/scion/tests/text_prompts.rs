@@ -119,10 +119,13 @@ fn embeddings_are_kept_and_found_again() {
     let prompts = ["a cat", "a dog", "A cat", ""];
     let direct = encoder.encode(&prompts).unwrap();
     let cache = EmbeddingCache::open(&encoder, Some(root.path()), Precision::F32).unwrap();
-    assert_eq!(cache.complete(&prompts[..1]).unwrap(), 1);
-    assert_eq!(cache.complete(&prompts).unwrap(), 2);
+    assert_eq!(cache.complete(&prompts[..1], |_, _| {}).unwrap(), 1);
+    assert_eq!(cache.complete(&prompts, |_, _| {}).unwrap(), 2);
     assert_eq!(cache.fetch(&prompts).unwrap(), direct);
-    assert_eq!((cache.complete(&prompts).unwrap(), fs::read_dir(cache.folder()).unwrap().count()), (0, 3));
+    assert_eq!(
+        (cache.complete(&prompts, |_, _| {}).unwrap(), fs::read_dir(cache.folder()).unwrap().count()),
+        (0, 3)
+    );
     // Rounded the first time as well.
     let rounded = EmbeddingCache::open(&encoder, Some(root.path()), Precision::BF16).unwrap();
     let first = rounded.fetch(&prompts[..1]).unwrap();
@@ -145,7 +148,7 @@ fn damaged_embeddings_are_named() {
     let [folder, root] = [pipeline(1104, 0), tempfile::tempdir().unwrap()];
     let encoder = open(folder.path());
     let cache = EmbeddingCache::open(&encoder, Some(root.path()), Precision::F32).unwrap();
-    cache.complete(&["a cat", "a dog"]).unwrap();
+    cache.complete(&["a cat", "a dog"], |_, _| {}).unwrap();
     let mut files: Vec<_> =
         fs::read_dir(cache.folder()).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();

@@ -4,8 +4,24 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::atomic;
+use crate::checkpoint::ensure_absent;
 use crate::config::PrecisionConfig;
 use crate::error::{Error, Result};
+
+/// Most images of one call; more is a slip of the keyboard.
+pub const MAX_COUNT: usize = 100_000_000;
+
+/// Checks that a file is not there, and its folder is.
+///
+/// # Errors
+/// When it is, or its folder is not.
+pub fn ensure_writable(path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        return Err(Error::invalid(path, "cannot be written: its folder does not exist"));
+    }
+    ensure_absent(path)
+}
 
 /// What an error about a folder ends with.
 const ADVICE: &str = "choose another --out, or delete the folder";

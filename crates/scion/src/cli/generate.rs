@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use clap::{Args, ValueEnum};
 
-use super::claim::{ensure_ours, settled_precision};
+use super::claim::{MAX_COUNT, ensure_ours, ensure_writable, settled_precision};
 use super::precision::PrecisionChoice;
 use super::{Common, set_precision};
-use crate::checkpoint::ensure_absent;
 use crate::config::{SampleConfig, SamplerConfig};
+use crate::data::image_io::save_folder;
 use crate::diffusion::GuidanceChannels;
 use crate::error::{Error, Result};
 use crate::generate::{Noise, Painter, PipelineFolder};
@@ -21,7 +21,7 @@ use crate::latent::Autoencoder;
 use crate::model::{architecture_of, load};
 use crate::run::{EMBEDDED_EMOJI, Progress, with_checkpoint};
 use geneval::Gallery;
-use output::{Decoder, Form, read_noise, write_latents, write_pictures};
+use output::{Decoder, Form, read_noise, write_latents, write_picture};
 use prompts::{encoded, read_prompts};
 use size::Size;
 
@@ -123,18 +123,14 @@ pub fn generate(arguments: &GenerateArguments, common: &Common) -> Result<()> {
         let sides = [arguments.height, arguments.width];
         let size = Size::of(sides, arguments.exact_size, architecture.dit.input_size, factor)?;
         Painter::check(&architecture, size.latent)?;
-        let (prompts, encoder) = encoded(arguments, folder.as_ref(), &texts, &architecture.dit)?;
+        let (prompts, encoder) =
+            encoded(arguments, folder.as_ref(), &texts, &architecture.dit, common.quiet)?;
         let model = load(file, &architecture, &Device::flex())?;
         let painter = Painter::new(model, architecture, size.latent, prompts)?;
         let shape = painter.shape();
-        if form == Form::Latents {
-            return write_latents(out, draw(arguments, common, &painter, &config)?, shape);
-        }
         let decoder = Decoder { vae, channels: shape[0], size };
         let (Some(prompts), Some(folder)) = (conditions, &folder) else {
-            let latents = draw(arguments, common, &painter, &config)?;
-            let pixels = decode(&decoder, &latents, shape, common.quiet)?;
-            return write_pictures(out, &pixels, decoder.shape(), config.count);
+            return draw(arguments, common, &painter, &config, &decoder, form);
         };
         let seed = common.seed.unwrap_or(0);
         let gallery = Gallery { painter: &painter, decoder: &decoder, sampling: &config, seed, precision };
@@ -165,7 +161,7 @@ const FACTOR: usize = 8;
 fn form(arguments: &GenerateArguments) -> Result<Form> {
     let out = &arguments.out;
     if arguments.geneval.is_none() {
-        ensure_absent(out)?;
+        ensure_writable(out)?;
         return Form::of(out);
     }
     if let Some(end) = out.extension() {
@@ -179,8 +175,14 @@ fn form(arguments: &GenerateArguments) -> Result<Form> {
 fn config(arguments: &GenerateArguments) -> Result<SampleConfig> {
     let usual = if arguments.geneval.is_some() { geneval::IMAGES } else { 1 };
     let count = arguments.count.unwrap_or(usual);
-    if count == 0 || arguments.batch == 0 || !arguments.cfg.is_finite() {
-        return Err(Error::Usage("--count and --batch must be at least 1, --cfg finite".into()));
+    if !(1..=MAX_COUNT).contains(&count) || !(1..=MAX_COUNT).contains(&arguments.batch) {
+        return Err(Error::Usage(format!(
+            "--count {count} and --batch {}: expected at least 1 and at most {MAX_COUNT}",
+            arguments.batch
+        )));
+    }
+    if !arguments.cfg.is_finite() {
+        return Err(Error::Usage(format!("--cfg {}: expected a finite scale", arguments.cfg)));
     }
     let config = SampleConfig {
         sampler: match arguments.sampler {
@@ -190,7 +192,7 @@ fn config(arguments: &GenerateArguments) -> Result<SampleConfig> {
         },
         steps: arguments.steps,
         cfg: arguments.cfg,
-        guidance: GuidanceChannels::All,
+        guidance: Some(GuidanceChannels::All),
         count,
         batch: arguments.batch,
     };
@@ -198,36 +200,48 @@ fn config(arguments: &GenerateArguments) -> Result<SampleConfig> {
     Ok(config)
 }
 
-/// The latents of all images.
+/// Draws all images, batch by batch; those of a folder are written when they are drawn.
 fn draw(
     arguments: &GenerateArguments,
     common: &Common,
     painter: &Painter,
     config: &SampleConfig,
-) -> Result<Vec<f32>> {
-    let given = arguments.noise.as_deref().map(|path| read_noise(path, painter.shape())).transpose()?;
-    let noise = match &given {
-        Some(values) => Noise::Given(values),
-        None => Noise::Seed(common.seed.unwrap_or(0)),
-    };
-    let images = painter.prompts() * config.count;
+    decoder: &Decoder,
+    form: Form,
+) -> Result<()> {
+    let (out, latent) = (&arguments.out, painter.shape());
+    let given = arguments.noise.as_deref().map(|path| read_noise(path, latent)).transpose()?;
+    let (images, len) = (painter.prompts() * config.count, latent.iter().product::<usize>());
+    if let Some(found) = given.as_ref().map(|values| values.len() / len).filter(|&found| found != images) {
+        return Err(Error::Usage(format!("--noise holds that of {found} images; expected {images}")));
+    }
     let steps = images.div_ceil(config.batch) * config.steps;
     let mut progress = Progress::new("generate", steps as u64, 0, common.quiet);
-    let mut done = 0;
-    painter.latents(0..images, config, noise, || {
-        done += 1;
-        progress.set(done, "");
-    })
-}
-
-/// Pixels [N, C, H, W] of latents of a shape.
-fn decode(decoder: &Decoder, latents: &[f32], shape: [usize; 3], quiet: bool) -> Result<Vec<u8>> {
-    let len: usize = shape.iter().product();
-    let mut progress = Progress::new("decode", (latents.len() / len) as u64, 0, quiet);
-    let mut pixels = Vec::new();
-    for (number, latent) in latents.chunks_exact(len).enumerate() {
-        pixels.extend(decoder.pixels(latent)?);
-        progress.set(number as u64 + 1, "");
+    let (mut done, mut latents, mut pixels) = (0, Vec::new(), Vec::new());
+    for start in (0..images).step_by(config.batch) {
+        let numbers = start..images.min(start + config.batch);
+        let noise = match &given {
+            Some(values) => Noise::Given(&values[numbers.start * len..numbers.end * len]),
+            None => Noise::Seed(common.seed.unwrap_or(0)),
+        };
+        let drawn = painter.latents(numbers, config, noise, || {
+            done += 1;
+            progress.set(done, "");
+        })?;
+        if form == Form::Latents {
+            latents.extend(drawn);
+            continue;
+        }
+        for latent in drawn.chunks_exact(len) {
+            pixels.extend(decoder.pixels(latent)?);
+        }
+        if form == Form::Folder {
+            save_folder(out, &std::mem::take(&mut pixels), decoder.shape(), start)?;
+        }
     }
-    Ok(pixels)
+    match form {
+        Form::Latents => write_latents(out, latents, latent),
+        Form::Picture => write_picture(out, &pixels, decoder.shape(), config.count),
+        Form::Folder => Ok(()),
+    }
 }

@@ -5,11 +5,10 @@ use burn::tensor::Device;
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use super::claim::{claim, settled_precision};
+use super::claim::{MAX_COUNT, claim, ensure_writable, settled_precision};
 use super::precision::PrecisionChoice;
 use super::reading::Reading;
 use super::{Common, set_precision};
-use crate::checkpoint::ensure_absent;
 use crate::config::{PrecisionConfig, SampleConfig, SamplerConfig};
 use crate::data::image_io::{GridOptions, grid, save_animation, save_folder, save_png};
 use crate::data::samples::{SETTINGS, labels_in_turn, write_samples};
@@ -262,9 +261,6 @@ impl Drawing<'_> {
     }
 }
 
-/// Most images of one call; more is a slip of the keyboard.
-const MAX_COUNT: usize = 100_000_000;
-
 /// Refuses before any work what would fail after it.
 fn check(arguments: &SampleArguments, form: Option<&str>) -> Result<()> {
     if let Some(other) = form.filter(|form| !["png", "npz", "safetensors"].contains(form)) {
@@ -294,23 +290,14 @@ fn check(arguments: &SampleArguments, form: Option<&str>) -> Result<()> {
         if *film == arguments.out {
             return Err(Error::Usage("--film and --out name the same file".into()));
         }
-        check_writable(film)?;
+        ensure_writable(film)?;
     }
     if arguments.models.len() > 1 && (form != Some("png") || arguments.film.is_some()) {
         return Err(Error::Usage(
             "several models make one sheet: expected --out X.png, and no --film".into(),
         ));
     }
-    if form.is_some() { check_writable(&arguments.out) } else { Ok(()) }
-}
-
-/// Checks that a file is not there, and its folder is.
-fn check_writable(path: &Path) -> Result<()> {
-    let folder = path.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if !folder.is_dir() {
-        return Err(Error::invalid(path, "cannot be written: its folder does not exist"));
-    }
-    ensure_absent(path)
+    if form.is_some() { ensure_writable(&arguments.out) } else { Ok(()) }
 }
 
 fn config(arguments: &SampleArguments) -> SampleConfig {
@@ -322,7 +309,7 @@ fn config(arguments: &SampleArguments) -> SampleConfig {
         },
         steps: arguments.steps,
         cfg: arguments.cfg,
-        guidance: if arguments.cfg_all { GuidanceChannels::All } else { GuidanceChannels::FirstThree },
+        guidance: Some(if arguments.cfg_all { GuidanceChannels::All } else { GuidanceChannels::FirstThree }),
         count: arguments.count,
         batch: arguments.batch,
     }

@@ -1,10 +1,10 @@
-use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::error::{Error, Result};
+use crate::config::read_utf8;
+use crate::error::Result;
 use crate::text::{MAX_TOKENS, Tokenizer};
 
 #[derive(Args)]
@@ -21,13 +21,7 @@ pub struct TokenizeArguments {
 
 pub fn tokenize(arguments: &TokenizeArguments) -> Result<()> {
     let tokenizer = Tokenizer::open(&arguments.folder)?;
-    let path = &arguments.prompts;
-    let bytes = fs::read(path).map_err(|e| Error::io("read", path, e))?;
-    let text = String::from_utf8(bytes).map_err(|e| {
-        let line =
-            e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
-        Error::invalid(path, format!("line {line} is not UTF-8"))
-    })?;
+    let text = read_utf8(&arguments.prompts)?;
     // The last line's end does not begin another prompt.
     let lines = text.strip_suffix('\n').unwrap_or(&text);
     for prompt in lines.split('\n').filter(|_| !text.is_empty()) {

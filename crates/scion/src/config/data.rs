@@ -14,8 +14,8 @@ impl DataConfig {
         SampleConfig {
             count: self.count.unwrap_or(TEACHER_IMAGES),
             steps: self.steps.unwrap_or(sample.steps),
-            // Guided images are less varied than what the teacher learned from.
-            cfg: self.cfg.unwrap_or(1.0),
+            // Guided images are less varied than what the teacher learned from; of prompts they are what is wanted.
+            cfg: self.cfg.unwrap_or(if self.prompts.is_some() { sample.cfg } else { 1.0 }),
             ..sample.clone()
         }
     }
@@ -37,6 +37,9 @@ impl DataConfig {
             return Err(
                 "path is not set; source = \"latents\" needs the folder that `scion encode` wrote".into()
             );
+        }
+        if matches!(self.source, DataSource::Embedded | DataSource::Emoji) && self.path.is_some() {
+            return Err("path is set, but this source is compiled in and reads no files".into());
         }
         if self.source != DataSource::Teacher {
             let set = [

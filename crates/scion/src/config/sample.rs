@@ -27,8 +27,9 @@ pub struct SampleConfig {
     pub steps: usize,
     /// Scale of classifier-free guidance; 1 is none.
     pub cfg: f64,
-    /// Which channels guidance moves.
-    pub guidance: GuidanceChannels,
+    /// Which channels guidance moves; left out, the first three as DiT's published samples, and all of a text-to-image model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guidance: Option<GuidanceChannels>,
     /// Images a model in an evaluation.
     pub count: usize,
     /// Images a batch; never changes an image.
@@ -37,14 +38,7 @@ pub struct SampleConfig {
 
 impl Default for SampleConfig {
     fn default() -> Self {
-        Self {
-            sampler: SamplerConfig::Ddim,
-            steps: 25,
-            cfg: 1.5,
-            guidance: GuidanceChannels::FirstThree,
-            count: 2000,
-            batch: 64,
-        }
+        Self { sampler: SamplerConfig::Ddim, steps: 25, cfg: 1.5, guidance: None, count: 2000, batch: 64 }
     }
 }
 

@@ -13,8 +13,9 @@ use crate::error::{Error, Result};
 /// Pixels between a sheet's images, unless told otherwise.
 pub const GAP: usize = 2;
 
-/// Height up to which images are small.
+/// Heights up to which images are small, and from which on they are large.
 const SMALL: usize = 64;
+const LARGE: usize = 512;
 
 /// How a sheet of images is drawn.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +26,8 @@ pub struct GridOptions {
     pub gap: usize,
     /// Each pixel becomes a square of this side.
     pub scale: usize,
+    /// Before that, each square of this side becomes a pixel, its mean.
+    pub reduce: usize,
     /// Grey level of gaps and of empty places.
     pub background: u8,
 }
@@ -32,12 +35,13 @@ pub struct GridOptions {
 impl GridOptions {
     /// White gaps of [`GAP`] pixels, no scaling.
     pub fn new(columns: usize) -> Self {
-        Self { columns, gap: GAP, scale: 1, background: 255 }
+        Self { columns, gap: GAP, scale: 1, reduce: 1, background: 255 }
     }
 
-    /// The same for people to look at: small images are drawn twice as large.
+    /// The same for people to look at: small images are drawn twice as large, large ones smaller.
     pub fn to_look_at(columns: usize, shape: ImageShape) -> Self {
-        Self { scale: if shape.height <= SMALL { 2 } else { 1 }, ..Self::new(columns) }
+        let scale = if shape.height <= SMALL { 2 } else { 1 };
+        Self { scale, reduce: shape.height.div_ceil(LARGE), ..Self::new(columns) }
     }
 }
 
@@ -46,8 +50,8 @@ impl GridOptions {
 /// # Errors
 /// `Usage` if there is no image, `pixels` is not a whole number of images, or columns or scale is 0.
 pub fn grid(pixels: &[u8], shape: ImageShape, options: &GridOptions) -> Result<Raster> {
-    let GridOptions { columns, gap, scale, background } = *options;
-    if columns == 0 || scale == 0 {
+    let GridOptions { columns, gap, scale, reduce, background } = *options;
+    if columns == 0 || scale == 0 || reduce == 0 {
         return Err(Error::Usage(format!(
             "image grid: {columns} columns, scale {scale}; expected at least 1 each"
         )));
@@ -57,7 +61,7 @@ pub fn grid(pixels: &[u8], shape: ImageShape, options: &GridOptions) -> Result<R
         return Err(Error::Usage("image grid: no images".into()));
     }
     let columns = columns.min(count);
-    let (cell_width, cell_height) = (shape.width * scale + gap, shape.height * scale + gap);
+    let (cell_width, cell_height) = (shape.width / reduce * scale + gap, shape.height / reduce * scale + gap);
     let width = columns * cell_width - gap;
     let height = count.div_ceil(columns) * cell_height - gap;
     let mut sheet = Raster {
@@ -67,7 +71,7 @@ pub fn grid(pixels: &[u8], shape: ImageShape, options: &GridOptions) -> Result<R
         data: vec![background; width * height * shape.channels],
     };
     for (i, image) in pixels.chunks_exact(shape.len()).enumerate() {
-        let image = Raster::from_planes(image, shape);
+        let image = Raster::from_planes(image, shape).reduced(reduce);
         paste(&mut sheet, &image, i % columns * cell_width, i / columns * cell_height, scale);
     }
     Ok(sheet)
@@ -163,8 +167,19 @@ mod tests {
     const DOTS: ImageShape = ImageShape { channels: 1, height: 1, width: 1 };
 
     #[test]
+    fn large_images_are_drawn_smaller() {
+        let shape = ImageShape { channels: 1, height: 2, width: 5 };
+        let options = GridOptions { reduce: 2, ..GridOptions::new(1) };
+        // The last column fills no square.
+        let sheet = grid(&[0, 1, 8, 10, 99, 1, 1, 10, 12, 99], shape, &options).unwrap();
+        assert_eq!((sheet.width, sheet.height, &sheet.data[..]), (2, 1, &[1, 10][..]));
+        let large = ImageShape { channels: 3, height: 2048, width: 2048 };
+        assert_eq!(GridOptions::to_look_at(1, large).reduce, 4);
+    }
+
+    #[test]
     fn grid_places_scales_and_pads() {
-        let options = GridOptions { columns: 2, gap: 1, scale: 2, background: 9 };
+        let options = GridOptions { columns: 2, gap: 1, scale: 2, reduce: 1, background: 9 };
         let sheet = grid(&[1, 2, 3], DOTS, &options).unwrap();
         assert_eq!((sheet.width, sheet.height), (5, 5));
         #[rustfmt::skip]

@@ -32,6 +32,20 @@ impl Raster {
         Self { width, height, channels, data }
     }
 
+    /// Smaller: each square of `side` pixels becomes its mean; what does not fill a square is left out.
+    #[must_use]
+    pub fn reduced(&self, side: usize) -> Self {
+        let (width, height, channels) = (self.width / side, self.height / side, self.channels);
+        let value = |at: usize| {
+            let (pixel, channel) = (at / channels, at % channels);
+            let (left, top) = (pixel % width * side, pixel / width * side);
+            let row = |y: usize| (left..left + side).map(move |x| (y * self.width + x) * channels + channel);
+            let sum: usize = (top..top + side).flat_map(row).map(|from| usize::from(self.data[from])).sum();
+            ((sum + side * side / 2) / (side * side)) as u8
+        };
+        Self { width, height, channels, data: (0..width * height * channels).map(value).collect() }
+    }
+
     /// The same pixels as planes, [C, H, W].
     pub fn to_planes(&self) -> Vec<u8> {
         let mut planes = Vec::with_capacity(self.data.len());

@@ -10,7 +10,7 @@ pub use bins::{binned, resize_and_crop};
 pub use folder::PipelineFolder;
 
 use crate::config::SampleConfig;
-use crate::diffusion::Step;
+use crate::diffusion::{GuidanceChannels, Step};
 use crate::download::sha256;
 use crate::error::{Error, Result};
 use crate::model::{Architecture, Dit, NULL_PROMPT, Prompts, fingerprint};
@@ -113,7 +113,8 @@ impl Painter {
                 labels.len()
             )));
         }
-        let template = Template { shape, null: Some(NULL_PROMPT), noise: given };
+        let template =
+            Template { shape, null: Some(NULL_PROMPT), guided: GuidanceChannels::All, noise: given };
         let predict =
             |x: &[f32], t: &[f32], labels: &[usize]| self.model.predict_sized(x, self.size, t, labels);
         let seen = |_: Step<'_>| {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
-use super::folder::TEACHER;
+use super::folder::{PROMPTS_RECORD, TEACHER};
 use super::prompts::{Labels, Sheet};
 use super::{Canvas, Progress, RunFolder, remove_parts, sample_in_parts};
 use crate::atomic;
@@ -185,16 +185,7 @@ fn save_sheet(sheet: &Sheet, pixels: &[u8], shape: ImageShape, file: &Path) -> R
 /// Whether two recipes have their teacher draw the same images, as far as they tell.
 pub(crate) fn same_teacher_images(a: &Recipe, b: &Recipe) -> bool {
     let told = |r: &Recipe| (r.model.clone(), r.seed, r.precision, r.sample.clone(), r.evaluate.grid_columns);
-    // What a text-to-image model draws is the data's captions, unless it is told otherwise.
-    let prompts = |r: &Recipe| {
-        let data = r
-            .evaluate
-            .prompts
-            .is_none()
-            .then(|| (r.data.source, r.data.path.clone(), r.data.prompts.clone()));
-        (r.evaluate.prompts.clone(), data.filter(|_| r.model.text_encoder.is_some()))
-    };
-    told(a) == told(b) && prompts(a) == prompts(b)
+    told(a) == told(b) && a.evaluate.prompts == b.evaluate.prompts
 }
 
 /// Takes the teacher's images from a finished run, unless the folder holds its own, or that run had another teacher or
@@ -203,8 +194,8 @@ pub(crate) fn same_teacher_images(a: &Recipe, b: &Recipe) -> bool {
 /// # Errors
 /// When they are there and cannot be read or written.
 pub(super) fn adopt_teacher_samples(recipe: &Recipe, sibling: &Path, folder: &RunFolder) -> Result<()> {
-    let weights = |path: &Path| fs::read(path).ok();
-    let same_weights = weights(&sibling.join(TEACHER)) == weights(&folder.path(TEACHER));
+    let same = |name: &str| fs::read(sibling.join(name)).ok() == fs::read(folder.path(name)).ok();
+    let same_weights = same(TEACHER) && same(PROMPTS_RECORD);
     let same_way =
         Recipe::read(&sibling.join("recipe.toml")).is_ok_and(|theirs| same_teacher_images(&theirs, recipe));
     let (theirs, ours) = (sibling.join(SAMPLES), folder.path(SAMPLES));

@@ -50,6 +50,10 @@ pub(crate) const TEACHER: &str = "teacher.sha256";
 /// Where a run keeps the embedded teacher.
 pub(super) const UNPACKED_TEACHER: &str = "teacher.safetensors";
 
+/// Where a run keeps its prompts' embeddings, and what they are of.
+pub(super) const PROMPTS: &str = "prompts.safetensors";
+pub(super) const PROMPTS_RECORD: &str = "prompts.json";
+
 /// Where a run keeps the images or latents that its teacher drew, and those drawn so far.
 pub(super) const TEACHER_IMAGES: &str = "teacher-images.npz";
 pub(super) const TEACHER_LATENTS: &str = "teacher-latents.safetensors";
@@ -111,6 +115,14 @@ impl RunFolder {
             Err(e) if e.kind() == ErrorKind::NotFound => atomic::write(&path, teacher.as_bytes()),
             Err(e) => Err(Error::io("read", &path, e)),
         }
+    }
+
+    /// Whether the run has got to anything that a change of what it is of would spoil.
+    ///
+    /// # Errors
+    /// When the folder cannot be listed.
+    pub(super) fn has_work(&self) -> Result<bool> {
+        has_work(&self.root)
     }
 
     /// A path inside the folder.
@@ -291,7 +303,7 @@ fn has_work(root: &Path) -> Result<bool> {
         let file = [".safetensors", ".act", ".html"].iter().any(|end| name.ends_with(end));
         let line = name == LOG && entry.metadata().map_err(io)?.len() > 0;
         let images = [TEACHER_IMAGES, TEACHER_LATENTS, TEACHER_IMAGE_PARTS].contains(&&*name);
-        if line || images || (file && name != UNPACKED_TEACHER) {
+        if line || images || (file && ![UNPACKED_TEACHER, PROMPTS].contains(&&*name)) {
             return Ok(true);
         }
     }

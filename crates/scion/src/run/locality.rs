@@ -2,6 +2,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::prompts::prompts_fingerprint;
 use super::{Glimpse, Progress, Teacher, watch};
 use crate::config::{PrecisionConfig, Recipe};
 use crate::data::samples::labels_in_groups;
@@ -21,6 +22,9 @@ pub struct Locality {
     seed: u64,
     precision: PrecisionConfig,
     teacher_sha256: String,
+    /// Of what a text-to-image teacher drew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    prompts_sha256: Option<String>,
     /// L_k of each block, from 0 to 1.
     blocks: Vec<f64>,
 }
@@ -49,23 +53,27 @@ impl Locality {
         };
         let found: Self =
             serde_json::from_str(&text).map_err(|e| Error::invalid(file, format!("is damaged: {e}")))?;
-        Ok(found.is_of(recipe, teacher).then_some(found))
+        Ok(found.is_of(recipe, teacher)?.then_some(found))
     }
 
     /// Whether this was measured as the recipe says on this teacher.
-    pub(super) fn is_of(&self, recipe: &Recipe, teacher: &Teacher) -> bool {
-        let wanted = Self { blocks: self.blocks.clone(), ..Self::unmeasured(recipe, teacher) };
-        *self == wanted && self.blocks.len() == teacher.architecture.dit.depth
+    ///
+    /// # Errors
+    /// When the recipe's prompts cannot be read.
+    pub(super) fn is_of(&self, recipe: &Recipe, teacher: &Teacher) -> Result<bool> {
+        let wanted = Self { blocks: self.blocks.clone(), ..Self::unmeasured(recipe, teacher)? };
+        Ok(*self == wanted && self.blocks.len() == teacher.architecture.dit.depth)
     }
 
-    fn unmeasured(recipe: &Recipe, teacher: &Teacher) -> Self {
-        Self {
+    fn unmeasured(recipe: &Recipe, teacher: &Teacher) -> Result<Self> {
+        Ok(Self {
             settings: recipe.locality.clone().unwrap_or_default(),
             seed: recipe.seed,
             precision: recipe.precision,
             teacher_sha256: fingerprint(&teacher.model),
+            prompts_sha256: prompts_fingerprint(recipe, &teacher.architecture.dit)?,
             blocks: Vec::new(),
-        }
+        })
     }
 
     /// Samples from the teacher and watches its attention.
@@ -73,7 +81,7 @@ impl Locality {
     /// # Errors
     /// When it cannot be measured as asked.
     pub(super) fn measure(recipe: &Recipe, teacher: &Teacher, quiet: bool) -> Result<Self> {
-        let mut measured = Self::unmeasured(recipe, teacher);
+        let mut measured = Self::unmeasured(recipe, teacher)?;
         let (sizes, settings) = (&teacher.architecture.dit, &measured.settings);
         plan::check_locality(&recipe.grafts, settings, &teacher.architecture)?;
         let count = settings.samples;

@@ -37,7 +37,7 @@ pub use teacher::{EMBEDDED_EMOJI, EMBEDDED_NAME, Teacher, embedded_teacher, is_a
 pub(crate) use evaluate::same_teacher_images;
 pub(crate) use folder::TEACHER;
 pub(crate) use graft::with_fresh_parts;
-pub(crate) use prompts::{embedded_prompts, with_embedded_captions};
+pub(crate) use prompts::{embedded_prompts, fetched_prompts, with_embedded_captions};
 pub(crate) use results::{cpu_name, kebab, peak_memory, reset_peak_memory};
 pub(crate) use sample::{Template, draw};
 pub(crate) use watch::{Glimpse, watch};

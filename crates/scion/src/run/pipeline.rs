@@ -129,8 +129,13 @@ impl<'a> Job<'a> {
         if !plan::needs_locality(&recipe.grafts) {
             checked_plan(recipe, &architecture, &recipe.grafts, until)?;
         }
-        let model =
-            with_prompts(load(&file, &architecture, &device)?, recipe, &architecture.dit, Some(folder))?;
+        let model = with_prompts(
+            load(&file, &architecture, &device)?,
+            recipe,
+            &architecture.dit,
+            Some(folder),
+            quiet,
+        )?;
         let teacher = Teacher { model, architecture };
         folder.claim(&fingerprint(&teacher.model))?;
         let (grafts, locality) = chosen_blocks(recipe, &teacher, folder, quiet)?;
@@ -239,8 +244,9 @@ impl<'a> Job<'a> {
         let floor = judge.as_ref().map(|j| j.floor(self.recipe.sample.count)).transpose()?;
         let timed = [&self.teacher.model, stage2.unwrap_or(stage1)];
         let pictures = Pictures::of(self.recipe, labels, &self.canvas);
-        let shown = |pixels: &Vec<u8>| pictures.as_ref().map(|p| p.score(pixels, &asked)).transpose();
+        let shown = |pixels: &Vec<u8>| pictures.as_ref().map_or(Ok(None), |p| p.score(pixels, &asked));
         let shown = pixels.iter().map(shown).collect::<Result<Vec<_>>>()?;
+        let told = shown.iter().any(Option::is_some).then(|| pictures::SETTING.into());
         let times = latencies(&timed, sizes, evaluate.latency_batch, evaluate.latency_runs);
         let mut rows: Vec<ModelResult> = models
             .iter()
@@ -248,7 +254,7 @@ impl<'a> Job<'a> {
             .map(|((name, _), (scores, shown))| {
                 let architecture =
                     if *name == ModelName::Teacher { &self.plan.before } else { &self.plan.after };
-                results::model(*name, architecture, scores, shown.flatten())
+                results::model(*name, architecture, scores, shown)
             })
             .collect();
         results::add_latencies(&mut rows, &times);
@@ -261,7 +267,7 @@ impl<'a> Job<'a> {
             blocks: results::blocks(&self.plan),
             locality: self.locality.clone(),
             prompts: labels.of_rows(self.recipe.sample.count, evaluate.grid_columns),
-            accuracy_setting: pictures.is_some().then(|| pictures::SETTING.into()),
+            accuracy_setting: told,
             ..results::surroundings(self.recipe, folder, command, judge.is_some())?
         };
         folder.save_json("results.json", &results)?;

@@ -79,13 +79,15 @@ fn measured(
     known: &mut Vec<Locality>,
     quiet: bool,
 ) -> Result<Locality> {
-    let model = with_prompts(load(file, native, &Device::flex())?, recipe, &native.dit, None)?;
+    let model = with_prompts(load(file, native, &Device::flex())?, recipe, &native.dit, None, quiet)?;
     let teacher = Teacher { model, architecture: native.clone() };
     if let Some(stored) = Locality::stored(recipe, &teacher, &out.join(locality::FILE))? {
         return Ok(stored);
     }
-    if let Some(same) = known.iter().find(|other| other.is_of(recipe, &teacher)) {
-        return Ok(same.clone());
+    for other in &*known {
+        if other.is_of(recipe, &teacher)? {
+            return Ok(other.clone());
+        }
     }
     let measured = Locality::measure(recipe, &teacher, quiet)?;
     known.push(measured.clone());

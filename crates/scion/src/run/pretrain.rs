@@ -33,7 +33,7 @@ pub fn pretrain(recipe: &Recipe, root: &Path, quiet: bool) -> Result<Outcome> {
     }
     let device = Device::flex().autodiff();
     let model = Dit::new(&architecture, &mut Init::new(recipe.seed, 0, &device))?;
-    let model = with_prompts(model, recipe, &architecture.dit, Some(&folder))?;
+    let model = with_prompts(model, recipe, &architecture.dit, Some(&folder), quiet)?;
     let trained = train(recipe, &config, &Training::Pretraining, &architecture, model, &mut folder, quiet)?;
     save_scion(&trained, &architecture, &finished)?;
     folder.remove("pretrain.state.safetensors")?;

@@ -4,19 +4,17 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::RunFolder;
 use super::evaluate::labels;
+use super::folder::{PROMPTS, PROMPTS_RECORD};
+use super::{Progress, RunFolder};
 use crate::checkpoint::Precision;
-use crate::config::{DataSource, Recipe, read_lines};
+use crate::config::{DataSource, PrecisionConfig, Recipe, read_lines};
 use crate::data::LatentSet;
 use crate::data::emoji::{EncodedTexts, emoji_captions, emoji_texts};
+use crate::download::sha256;
 use crate::error::{Error, Result};
 use crate::model::{Dit, DitConfig, Prompts};
 use crate::text::{Caption, Embedding, EmbeddingCache, PromptEncoder, Weights};
-
-/// Where a run keeps its prompts' embeddings, and what they are of.
-const EMBEDDINGS: &str = "prompts.safetensors";
-const RECORD: &str = "prompts.json";
 
 /// What the labels of a run's images stand for.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,6 +34,15 @@ impl Labels {
     /// When the data have no captions, or a file of prompts cannot be read.
     pub fn of(recipe: &Recipe, sizes: &DitConfig) -> Result<Self> {
         if sizes.text().is_none() {
+            let set = [
+                ("evaluate.prompts", recipe.evaluate.prompts.is_some()),
+                ("data.prompts", recipe.data.prompts.is_some()),
+                ("model.text-encoder", recipe.model.text_encoder.is_some()),
+            ];
+            if let Some((name, _)) = set.iter().find(|(_, there)| *there) {
+                let detail = "is set, but this model is conditioned on classes and reads no prompts";
+                return Err(Error::Usage(format!("{name} {detail}")));
+            }
             let learned = sizes.classes()?;
             return Ok(Self { texts: Vec::new(), learned, shown: (0..learned).collect() });
         }
@@ -137,36 +144,86 @@ pub(super) fn with_prompts(
     recipe: &Recipe,
     sizes: &DitConfig,
     folder: Option<&RunFolder>,
+    quiet: bool,
 ) -> Result<Dit> {
     let Some(text) = sizes.text() else { return Ok(model) };
-    let texts = Labels::of(recipe, sizes)?.texts;
-    let encoder = recipe.model.text_encoder.as_ref().map(|folder| {
-        Ok(PromptEncoder::open(folder, Weights::Streamed, Caption::Clean)?.with_max_tokens(text.tokens))
-    });
-    let encoder: Option<PromptEncoder> = encoder.transpose()?;
-    if let Some(folder) = folder {
-        let text_encoder_sha256 = encoder.as_ref().map(PromptEncoder::fingerprint).transpose()?;
-        record(folder, &Record { text_encoder_sha256, max_tokens: text.tokens, prompts: texts.clone() })?;
-    }
-    let prompts = match (encoder, folder) {
-        (None, _) => embedded_prompts(&texts, sizes)?,
-        (Some(encoder), Some(folder)) => kept(&texts, &encoder, &folder.path(EMBEDDINGS))?,
-        (Some(encoder), None) => {
-            let mut rows = EmbeddingCache::open(&encoder, None, KEPT)?.fetch(&with_null(&texts))?;
-            let Embedding { values: null, width } = rows.pop().expect("there is one embedding a text");
-            Prompts::new(width, rows.into_iter().map(|row| row.values).collect(), null)?
+    let labels = Labels::of(recipe, sizes)?;
+    let note = |encoder: Option<&PromptEncoder>| {
+        let text_encoder_sha256 = encoder.map(PromptEncoder::fingerprint).transpose()?;
+        let precision = recipe.precision.resolved();
+        let Labels { texts, shown, .. } = labels.clone();
+        let record =
+            Record { text_encoder_sha256, precision, max_tokens: text.tokens, prompts: texts, shown };
+        folder.map_or(Ok(()), |folder| record.note(folder))
+    };
+    let prompts = match &recipe.model.text_encoder {
+        None => {
+            let prompts = embedded_prompts(&labels.texts, sizes)?;
+            note(None)?;
+            prompts
+        }
+        Some(encoder) => {
+            let encoder = PromptEncoder::open(encoder, Weights::Streamed, Caption::Clean)?;
+            let encoder = encoder.with_max_tokens(text.tokens);
+            encoder.check_width(text.width)?;
+            note(Some(&encoder))?;
+            let cache = EmbeddingCache::open(&encoder, None, Precision::F16)?;
+            match folder {
+                Some(folder) => kept(&labels.texts, &cache, &folder.path(PROMPTS), quiet)?,
+                None => fetched_prompts(&cache, &labels.texts, "", quiet)?,
+            }
         }
     };
     prompts.check(sizes)?;
     Ok(model.with_prompts(Arc::new(prompts)))
 }
 
-/// Texts, and the null prompt behind them.
-fn with_null(texts: &[String]) -> Vec<&str> {
-    texts.iter().map(String::as_str).chain([""]).collect()
+/// Encodes what of the texts and the null prompt is not on disk yet.
+fn complete(cache: &EmbeddingCache, texts: &[&str], quiet: bool) -> Result<()> {
+    let mut progress = None;
+    let on_pass = |done: usize, of: usize| {
+        progress
+            .get_or_insert_with(|| Progress::new("encode prompts", of as u64, 0, quiet))
+            .set(done as u64, "");
+    };
+    cache.complete(texts, on_pass).map(drop)
 }
 
-/// The prompts among those whose embeddings are compiled into the program.
+/// Texts, and the null prompt behind them.
+fn with_null<'a>(texts: &'a [String], null: &'a str) -> Vec<&'a str> {
+    texts.iter().map(String::as_str).chain([null]).collect()
+}
+
+/// Prompts as a text encoder makes them, held in memory.
+///
+/// # Errors
+/// Those of [`EmbeddingCache::fetch`].
+pub(crate) fn fetched_prompts(
+    cache: &EmbeddingCache,
+    texts: &[String],
+    null: &str,
+    quiet: bool,
+) -> Result<Prompts> {
+    let texts = with_null(texts, null);
+    complete(cache, &texts, quiet)?;
+    let mut rows = cache.fetch(&texts)?;
+    let Embedding { values: null, width } = rows.pop().expect("there is one embedding a text");
+    Prompts::new(width, rows.into_iter().map(|row| row.values).collect(), null)
+}
+
+/// Prompts as a text encoder makes them, from `file` where it is there.
+fn kept(texts: &[String], cache: &EmbeddingCache, file: &Path, quiet: bool) -> Result<Prompts> {
+    if !file.exists() {
+        let texts = with_null(texts, "");
+        complete(cache, &texts, quiet)?;
+        let mut sources = cache.sources(&texts)?;
+        let null = sources.pop().expect("there is one source a text");
+        Prompts::write(file, sources, null)?;
+    }
+    Prompts::open(file)
+}
+
+/// The prompts among those whose embeddings are compiled into the program, in any case.
 ///
 /// # Errors
 /// When one is not among them, or the model was trained with another text encoder.
@@ -175,14 +232,14 @@ pub(crate) fn embedded_prompts(texts: &[String], sizes: &DitConfig) -> Result<Pr
     let wanted = sizes.text().map_or(0, |text| text.width);
     if wanted != width {
         return Err(Error::Usage(format!(
-            "model.text-encoder is not set, and the texts compiled into the program have tokens of width {width}, but this \
-             model takes width {wanted}; expected the folder that holds its tokenizer and text_encoder"
+            "this model reads text of width {wanted}, and the texts compiled into the program have {width}; in a recipe, \
+             model.text-encoder names the folder that holds its tokenizer and text_encoder"
         )));
     }
-    let mut by_text: HashMap<&str, Vec<f32>> = known.iter().map(String::as_str).zip(tokens).collect();
-    let mut found = Vec::with_capacity(texts.len());
-    for text in texts {
-        let row = by_text.get_mut(text.as_str()).ok_or_else(|| {
+    let by_text: HashMap<String, &Vec<f32>> =
+        known.iter().map(|text| text.to_lowercase()).zip(&tokens).collect();
+    let find = |text: &String| {
+        by_text.get(&text.to_lowercase()).map(|tokens| tokens.to_vec()).ok_or_else(|| {
             let nearest = known.iter().min_by_key(|known| strsim::osa_distance(known, text));
             Error::Usage(format!(
                 "{text:?}: without a text encoder only texts are known whose embeddings are compiled into the program; the \
@@ -190,10 +247,9 @@ pub(crate) fn embedded_prompts(texts: &[String], sizes: &DitConfig) -> Result<Pr
                 known.len(),
                 nearest.map_or("", String::as_str)
             ))
-        })?;
-        found.push(row.clone());
-    }
-    Prompts::new(width, found, empty)
+        })
+    };
+    Prompts::new(width, texts.iter().map(find).collect::<Result<_>>()?, empty)
 }
 
 /// Gives a text-to-image model the captions of the embedded pictures; any other model is returned as it is.
@@ -207,43 +263,47 @@ pub(crate) fn with_embedded_captions(model: Dit, sizes: &DitConfig) -> Result<Di
     }
 }
 
-/// What decided the embeddings of a run's prompts.
+/// What decided a run's prompts and their embeddings.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct Record {
     /// Of tokenizer and text encoder; nothing of embeddings that are compiled in.
     text_encoder_sha256: Option<String>,
+    /// Of the encoder's products.
+    precision: PrecisionConfig,
     max_tokens: usize,
     /// By label.
     prompts: Vec<String>,
+    /// Labels that evaluation draws in turn.
+    shown: Vec<usize>,
 }
 
-/// Notes what a run's prompts are, and that they are the same still.
-fn record(folder: &RunFolder, found: &Record) -> Result<()> {
-    if !folder.path(RECORD).exists() {
-        return folder.save_json(RECORD, found);
+impl Record {
+    /// Notes this in a run's folder, in which nothing came of anything else yet.
+    fn note(&self, folder: &RunFolder) -> Result<()> {
+        let path = folder.path(PROMPTS_RECORD);
+        let found: Option<Self> = if path.exists() { Some(folder.load_json(PROMPTS_RECORD)?) } else { None };
+        match found {
+            Some(found) if found == *self => return Ok(()),
+            Some(_) if folder.has_work()? => {
+                return Err(Error::Exists {
+                    path,
+                    detail: "tells of other prompts or another text encoder than this run has now; choose another --out, or \
+                             delete the folder to start over"
+                        .into(),
+                });
+            }
+            _ => folder.remove(PROMPTS)?,
+        }
+        folder.save_json(PROMPTS_RECORD, self)
     }
-    if folder.load_json::<Record>(RECORD)? == *found {
-        return Ok(());
-    }
-    Err(Error::Exists {
-        path: folder.path(RECORD),
-        detail: "tells of other prompts or another text encoder than this run has now; choose another --out, or delete the \
-                 folder to start over"
-            .into(),
-    })
 }
 
-/// Precision of embeddings, on disk and off.
-const KEPT: Precision = Precision::F16;
-
-/// The prompts as a text encoder makes them, from `file` where it is there.
-fn kept(texts: &[String], encoder: &PromptEncoder, file: &Path) -> Result<Prompts> {
-    if !file.exists() {
-        let cache = EmbeddingCache::open(encoder, None, KEPT)?;
-        let mut sources = cache.sources(&with_null(texts))?;
-        let null = sources.pop().expect("there is one source a text");
-        Prompts::write(file, sources, null)?;
-    }
-    Prompts::open(file)
+/// SHA-256 of a run's prompts, of a text-to-image model.
+///
+/// # Errors
+/// Those of [`Labels::of`].
+pub(super) fn prompts_fingerprint(recipe: &Recipe, sizes: &DitConfig) -> Result<Option<String>> {
+    let texts = Labels::of(recipe, sizes)?.texts;
+    Ok((!texts.is_empty()).then(|| sha256(texts.join("\n").as_bytes())))
 }

@@ -8,7 +8,7 @@ use super::Canvas;
 use crate::atomic;
 use crate::config::SampleConfig;
 use crate::data::Piece;
-use crate::diffusion::{Guidance, NoiseStream, Sampling, Step, sample_loop};
+use crate::diffusion::{Guidance, GuidanceChannels, NoiseStream, Sampling, Step, sample_loop};
 use crate::error::{Error, Result};
 use crate::model::{Dit, DitConfig};
 
@@ -65,6 +65,8 @@ pub(crate) struct Template<'a> {
     pub shape: [usize; 3],
     /// The label that guidance asks the model for beside an image's own.
     pub null: Option<usize>,
+    /// Channels that guidance moves, unless the sampling settings say.
+    pub guided: GuidanceChannels,
     /// x_T of all images, where it is not drawn from the seed.
     pub noise: Option<&'a [f32]>,
 }
@@ -72,7 +74,11 @@ pub(crate) struct Template<'a> {
 impl From<&DitConfig> for Template<'_> {
     fn from(sizes: &DitConfig) -> Self {
         let shape = [sizes.in_channels, sizes.input_size, sizes.input_size];
-        Self { shape, null: sizes.null_label(), noise: None }
+        let guided = match sizes.text() {
+            Some(_) => GuidanceChannels::All,
+            None => GuidanceChannels::FirstThree,
+        };
+        Self { shape, null: sizes.null_label(), guided, noise: None }
     }
 }
 
@@ -115,7 +121,7 @@ pub(crate) fn draw(
         let [channels, height, width] = template.shape;
         let shape = [labels.len(), channels, height, width];
         let noise = |image: usize, z: &mut [f32]| streams[image].fill_normal(z);
-        let predict = |x: &[f32], t: usize| guided(&mut predict, template.null, config, x, t, labels, shape);
+        let predict = |x: &[f32], t: usize| guided(&mut predict, template, config, x, t, labels, shape);
         images.extend(
             weights.scope(|| sample_loop(&schedule, sampling, shape, x_t, noise, predict, &mut on_step))?,
         );
@@ -126,7 +132,7 @@ pub(crate) fn draw(
 
 /// Most images of a part, and values above which it has fewer: parts of large images are noted on disk sooner.
 const PART: usize = 256;
-const PART_VALUES: usize = 1 << 22;
+const PART_VALUES: usize = 1 << 18;
 
 /// Images in parts on disk.
 #[derive(Debug)]
@@ -201,23 +207,20 @@ pub fn remove_parts(folder: &Path) -> Result<()> {
 /// The model's output at one timestep, guided where the scale asks for it.
 fn guided(
     predict: &mut impl FnMut(&[f32], &[f32], &[usize]) -> Vec<f32>,
-    null: Option<usize>,
+    template: Template,
     config: &SampleConfig,
     x: &[f32],
     t: usize,
     labels: &[usize],
     shape: [usize; 4],
 ) -> Result<Vec<f32>> {
-    let Some(null) = null.filter(|_| config.cfg != 1.0) else {
+    let Some(null) = template.null.filter(|_| config.cfg != 1.0) else {
         return Ok(predict(x, &vec![t as f32; labels.len()], labels));
     };
     let doubled = [x, x].concat();
     let null = vec![null; labels.len()];
     let both = predict(&doubled, &vec![t as f32; 2 * labels.len()], &[labels, &null].concat());
     let (conditional, unconditional) = both.split_at(both.len() / 2);
-    Guidance { scale: config.cfg as f32, channels: config.guidance }.combine(
-        conditional,
-        unconditional,
-        shape,
-    )
+    let channels = config.guidance.unwrap_or(template.guided);
+    Guidance { scale: config.cfg as f32, channels }.combine(conditional, unconditional, shape)
 }

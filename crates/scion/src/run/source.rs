@@ -32,7 +32,7 @@ pub fn training_images(data: &DataConfig, sizes: &DitConfig, seed: u64) -> Resul
         _ => images(data, sizes, Split::Train)?.into(),
     };
     check_fit(set.shape(), set.class_names(), sizes)?;
-    fraction(set, data, seed)
+    fraction(set, data, sizes, seed)
 }
 
 /// Images that the data set of `[data]` sets apart for tests, which must have the model's size, channels and classes. An
@@ -124,13 +124,16 @@ pub(super) fn stage_images(
     let set: TrainingSet =
         if latents { DrawnLatents::open(&file)?.into() } else { read_samples(&file)?.into() };
     check_fit(set.shape(), set.class_names(), sizes)?;
-    fraction(set, &recipe.data, recipe.seed)
+    fraction(set, &recipe.data, sizes, recipe.seed)
 }
 
-/// The share of every class that `[data]` asks for.
-fn fraction(set: TrainingSet, data: &DataConfig, seed: u64) -> Result<TrainingSet> {
+/// The share of every class that `[data]` asks for, or of all captioned images.
+fn fraction(set: TrainingSet, data: &DataConfig, sizes: &DitConfig, seed: u64) -> Result<TrainingSet> {
     if data.fraction < 1.0 {
-        return set.subset(&stratified_fraction(set.labels(), data.fraction, seed)?);
+        // An image may be alone with its caption.
+        let together = vec![0; set.len()];
+        let groups = if sizes.text().is_some() { &together } else { set.labels() };
+        return set.subset(&stratified_fraction(groups, data.fraction, seed)?);
     }
     Ok(set)
 }

@@ -17,7 +17,7 @@ const TEXT: &str = "text";
 const PASS: usize = 1 << 27;
 
 /// A folder of embeddings, of one encoder and tokenizer: one safetensors file a prompt, named by a hash of the prompt, its
-/// limit of tokens and the precision of what is stored.
+/// limit of tokens and the precisions of products and of what is stored.
 pub struct EmbeddingCache<'a> {
     encoder: &'a PromptEncoder,
     folder: PathBuf,
@@ -46,11 +46,12 @@ impl<'a> EmbeddingCache<'a> {
         &self.folder
     }
 
-    /// Encodes those prompts that are not on disk yet, in as few passes as memory allows, and tells how many they were.
+    /// Encodes those prompts that are not on disk yet, in as few passes as memory allows, and tells how many they were;
+    /// `on_pass` hears before the first pass and after each how many of how many are done.
     ///
     /// # Errors
     /// Those of [`PromptEncoder::encode`], and when the disk refuses a file.
-    pub fn complete(&self, prompts: &[&str]) -> Result<usize> {
+    pub fn complete(&self, prompts: &[&str], mut on_pass: impl FnMut(usize, usize)) -> Result<usize> {
         let mut missing = BTreeMap::new();
         for prompt in prompts {
             let text = self.encoder.prepare(prompt)?;
@@ -61,16 +62,23 @@ impl<'a> EmbeddingCache<'a> {
             }
         }
         let (count, most) = (missing.len(), PASS / self.encoder.width());
-        let (mut pass, mut tokens) = (Vec::new(), 0);
+        if count == 0 {
+            return Ok(0);
+        }
+        on_pass(0, count);
+        let (mut pass, mut tokens, mut done) = (Vec::new(), 0, 0);
         for (path, (text, sequence)) in missing {
             if !pass.is_empty() && tokens + sequence.ids.len() > most {
+                done += pass.len();
                 self.encode(std::mem::take(&mut pass))?;
+                on_pass(done, count);
                 tokens = 0;
             }
             tokens += sequence.ids.len();
             pass.push((path, text, sequence));
         }
         self.encode(pass)?;
+        on_pass(count, count);
         Ok(count)
     }
 
@@ -90,20 +98,19 @@ impl<'a> EmbeddingCache<'a> {
     /// # Errors
     /// Those of [`EmbeddingCache::complete`], and when a file is damaged.
     pub fn fetch(&self, prompts: &[&str]) -> Result<Vec<Embedding>> {
-        self.complete(prompts)?;
+        self.complete(prompts, |_, _| {})?;
         prompts.iter().map(|prompt| self.read(&self.encoder.prepare(prompt)?)).collect()
     }
 
-    /// The embeddings of prompts as tensors [tokens, width], in their order: encoded and kept where they are not on disk yet,
-    /// each read when it is asked for.
+    /// The embeddings of prompts as tensors [tokens, width], in their order, each read when it is asked for.
     ///
     /// # Errors
-    /// As [`EmbeddingCache::fetch`].
+    /// When one is not on disk ([`EmbeddingCache::complete`]), or damaged.
     pub fn sources(&self, prompts: &[&str]) -> Result<Vec<TensorSource<'_>>> {
-        self.complete(prompts)?;
         let source = |prompt: &&str| {
             let text = self.encoder.prepare(prompt)?;
-            let shape = vec![self.read(&text)?.tokens(), self.encoder.width()];
+            let (_, tokens) = self.open_file(&text)?;
+            let shape = vec![tokens, self.encoder.width()];
             Ok(TensorSource::new(text.clone(), shape, move || Ok(self.read(&text)?.values)))
         };
         prompts.iter().map(source).collect()
@@ -115,8 +122,12 @@ impl<'a> EmbeddingCache<'a> {
             Precision::F16 => "f16",
             Precision::BF16 => "bf16",
         };
-        let hash = sha256(text.as_bytes());
-        self.folder.join(format!("{}-{}-{precision}.safetensors", &hash[..32], self.encoder.max_tokens()))
+        let products = match scion_kernels::precision() {
+            scion_kernels::Precision::F32 => "f32",
+            scion_kernels::Precision::Bf16 => "bf16",
+        };
+        let (hash, most) = (sha256(text.as_bytes()), self.encoder.max_tokens());
+        self.folder.join(format!("{}-{most}-{products}-{precision}.safetensors", &hash[..32]))
     }
 
     fn write(&self, path: &Path, text: &str, embedding: &Embedding) -> Result<()> {
@@ -126,7 +137,8 @@ impl<'a> EmbeddingCache<'a> {
         write_safetensors(path, &[tensor], self.precision, &metadata)
     }
 
-    fn read(&self, text: &str) -> Result<Embedding> {
+    /// A prompt's file, and the number of its tokens.
+    fn open_file(&self, text: &str) -> Result<(Checkpoint, usize)> {
         let path = self.path(text);
         let damaged =
             |detail: String| Error::invalid(&path, format!("{detail}; delete it to encode the prompt anew"));
@@ -139,6 +151,11 @@ impl<'a> EmbeddingCache<'a> {
         if file.metadata().get(TEXT).map(String::as_str) != Some(text) {
             return Err(damaged(format!("holds another prompt than {text:?}")));
         }
-        Ok(Embedding { values: file.read_f32(TENSOR)?, width })
+        let tokens = shape[0];
+        Ok((file, tokens))
+    }
+
+    fn read(&self, text: &str) -> Result<Embedding> {
+        Ok(Embedding { values: self.open_file(text)?.0.read_f32(TENSOR)?, width: self.encoder.width() })
     }
 }

@@ -82,6 +82,19 @@ impl PromptEncoder {
         self.encoder.config().width
     }
 
+    /// Checks that a model which reads text of a width can read this encoder's.
+    ///
+    /// # Errors
+    /// When it cannot.
+    pub fn check_width(&self, wanted: usize) -> Result<()> {
+        let found = self.width();
+        if found == wanted {
+            return Ok(());
+        }
+        let detail = format!("makes tokens of width {found}; this model takes width {wanted}");
+        Err(Error::invalid(self.folder.join("text_encoder"), detail))
+    }
+
     /// A prompt as the tokenizer sees it.
     pub fn prepare(&self, prompt: &str) -> Result<String> {
         prepare(prompt, self.caption)

@@ -245,7 +245,9 @@ fn what_cannot_be_drawn_is_said() {
     let path = folder.path();
     let refused = |out: &str, rest: &[&str], code: i32| refused(generate(path, out).args(rest), code);
     assert_names(&refused("x.jpg", &["a cat"], 2), &[".jpg", ".safetensors or a folder"]);
-    assert_names(&refused("x.png", &["a cat", "--count", "0"], 2), &["--count"]);
+    assert_names(&refused("x.png", &["a cat", "--count", "0"], 2), &["--count 0"]);
+    assert_names(&refused("x.png", &["a cat", "--count", "99999999999999"], 2), &["at most 100000000"]);
+    assert_names(&refused("nowhere/x.png", &["a cat"], 1), &["its folder does not exist"]);
     assert_names(&refused("x.png", &["a cat", "--steps", "1000"], 2), &["expected 1 to 999"]);
     let odd = ["a cat", "--exact-size", "--height", "100"];
     assert_names(&refused("x.png", &odd, 2), &["sides of 100 pixels", "multiples of 8"]);

@@ -27,7 +27,6 @@ lora = { rank = 2 }
 [sample]
 sampler = "dpm-solver++"
 steps = 2
-guidance = "all"
 count = 10
 [evaluate]
 prompts = ["two cups", "a blue house"]
@@ -114,7 +113,7 @@ fn a_teacher_draws_prompts_and_its_graft_the_same() {
 }
 
 #[test]
-fn an_interrupted_run_draws_what_it_lacks() {
+fn what_is_lost_is_made_again_the_same() {
     let studio = Studio::new();
     studio.write(&studio.drawn(), STAGES);
     printed(&mut studio.run("distill", "whole"));
@@ -130,6 +129,47 @@ fn an_interrupted_run_draws_what_it_lacks() {
             "{name}"
         );
     }
+}
+
+/// A prompt's embedding depends on the precision of the encoder's products, and on nothing that was computed before.
+#[test]
+fn embeddings_of_one_precision_are_not_those_of_another() {
+    let studio = Studio::new();
+    let draw = |cache: &str, precision: &str, out: &str| {
+        let mut command = scion("generate");
+        command.arg(studio.path("pipeline")).args(["two cups", "--steps", "2", "--precision", precision]);
+        printed(command.env("SCION_CACHE", studio.path(cache)).arg("--out").arg(studio.path(out)));
+        fs::read(studio.path(out)).unwrap()
+    };
+    let fresh = draw("fresh", "f32", "a.safetensors");
+    draw("shared", "bf16", "b.safetensors");
+    assert!(draw("shared", "f32", "c.safetensors") == fresh);
+}
+
+/// Images lie beside labels that another list of prompts would change.
+#[test]
+fn a_run_keeps_the_prompts_that_it_began_with() {
+    let studio = Studio::new();
+    let list = studio.path("shown.txt");
+    fs::write(&list, "red apple\nred aple\n").unwrap();
+    let recipe = format!(
+        "[model]\ncheckpoint = \"embedded-emoji\"\n[data]\nsource = \"emoji\"\nfraction = 0.1\n{}",
+        STAGES.replace("[\"two cups\", \"a blue house\"]", &format!("{list:?}"))
+    );
+    fs::write(studio.path("recipe.toml"), recipe).unwrap();
+    assert_names(&refused(&mut studio.run("run", "run"), 2), &["\"red aple\"", "\"red apple\""]);
+    // A slip that is mended before anything came of it is no other run.
+    fs::write(&list, "Red apple\nrocket\n").unwrap();
+    printed(&mut studio.run("run", "run"));
+    let stage1 = record(&studio.path("run/stage1.json"));
+    // 2 steps of 2 images over a tenth of 1,026 pictures without 2.
+    let epochs = stage1[0]["epochs"].as_f64().unwrap();
+    assert!((epochs - 4.0 / 101.0).abs() < 1e-3, "{epochs}");
+    for name in ["results.json", "report.html", "samples/stage2.npz"] {
+        fs::remove_file(studio.path("run").join(name)).unwrap();
+    }
+    fs::write(&list, "rocket\nred apple\n").unwrap();
+    assert_names(&refused(&mut studio.run("run", "run"), 1), &["prompts.json", "other prompts"]);
 }
 
 #[test]
@@ -174,7 +214,7 @@ fn what_prompts_cannot_be_is_said() {
     let studio = Studio::new();
     let refused = |code: i32| refused(&mut studio.run("distill", "run"), code);
     studio.write_with("", &studio.drawn(), STAGES);
-    assert_names(&refused(2), &["model.text-encoder is not set", "width 8"]);
+    assert_names(&refused(2), &["reads text of width 8", "model.text-encoder"]);
     studio.write("source = \"teacher\"\n", STAGES);
     assert_names(&refused(2), &["data.prompts is not set"]);
     studio.write("source = \"emoji\"\nprompts = \"x.txt\"\n", STAGES);
@@ -185,6 +225,26 @@ fn what_prompts_cannot_be_is_said() {
     assert_names(&refused(1), &["none.txt"]);
     studio.write_with("text-encoder = \"nowhere\"\n", &studio.drawn(), STAGES);
     assert_names(&refused(1), &["nowhere/tokenizer: is missing"]);
+    studio.write(&studio.drawn(), &STAGES.replace("[\"two cups\", \"a blue house\"]", "3"));
+    assert_names(&refused(2), &["evaluate", "a list of prompts, or the name of a text file"]);
+    studio.write(&studio.drawn(), &format!("{STAGES}grid-columns = 0\n"));
+    assert_names(&refused(2), &["evaluate.grid-columns"]);
+    // A model of classes has no use for them.
+    for (data, section, name) in [
+        ("source = \"embedded\"", "[evaluate]\nprompts = [\"a cat\"]\n", "evaluate.prompts"),
+        ("source = \"teacher\"\nprompts = \"prompts.txt\"", "", "data.prompts"),
+    ] {
+        let graft = "[[graft]]\ntarget = \"mlp\"\nblocks = [0]\noperator = { kind = \"mlp\", ratio = 3 }\n[distill]\nsteps = 1\n";
+        let recipe = format!("[model]\ncheckpoint = \"embedded\"\n[data]\n{data}\n{graft}{section}");
+        fs::write(studio.path("recipe.toml"), recipe).unwrap();
+        assert_names(&refused(2), &[name, "conditioned on classes"]);
+    }
+    // A text encoder of another model is told before it encodes anything.
+    let data = "source = \"emoji\"\n";
+    let model =
+        format!("[model]\ncheckpoint = \"embedded-emoji\"\ntext-encoder = {:?}\n", studio.path("pipeline"));
+    fs::write(studio.path("recipe.toml"), format!("{model}[data]\n{data}{STAGES}")).unwrap();
+    assert_names(&refused(1), &["text_encoder: makes tokens of width 8", "width 384"]);
     // The embedded texts are all that is known without a text encoder.
     let embedded = "[model]\ncheckpoint = \"embedded-emoji\"\n[data]\nsource = \"emoji\"\n";
     let stages = STAGES.replace("two cups", "a grinning face");

@@ -2,7 +2,7 @@ use std::path::Path;
 
 use super::size::Size;
 use crate::checkpoint::{Checkpoint, Precision, TensorSource, write_safetensors};
-use crate::data::image_io::{GridOptions, grid, save_folder, save_png};
+use crate::data::image_io::{GridOptions, grid, save_png};
 use crate::data::{ImageShape, Raster, from_unit};
 use crate::error::{Error, Result};
 use crate::generate::resize_and_crop;
@@ -66,12 +66,11 @@ impl Decoder {
     }
 }
 
-/// Writes pictures [N, C, H, W]: a folder of them, one alone, or a sheet with `columns` in a row.
-pub fn write_pictures(out: &Path, pixels: &[u8], shape: ImageShape, columns: usize) -> Result<()> {
-    match Form::of(out)? {
-        Form::Folder => save_folder(out, pixels, shape, 0),
-        _ if pixels.len() == shape.len() => save_png(out, &Raster::from_planes(pixels, shape)),
-        _ => save_png(out, &grid(pixels, shape, &GridOptions::to_look_at(columns, shape))?),
+/// Writes images [N, C, H, W] as one picture: one alone, or a sheet with `columns` in a row.
+pub fn write_picture(out: &Path, pixels: &[u8], shape: ImageShape, columns: usize) -> Result<()> {
+    match pixels.len() == shape.len() {
+        true => save_png(out, &Raster::from_planes(pixels, shape)),
+        false => save_png(out, &grid(pixels, shape, &GridOptions::to_look_at(columns, shape))?),
     }
 }
 

@@ -7,8 +7,8 @@ use crate::error::Result;
 use crate::generate::PipelineFolder;
 use crate::geneval::{self, Prompt, official_prompts};
 use crate::model::{DitConfig, Prompts};
-use crate::run::{EMBEDDED_NAME, embedded_prompts};
-use crate::text::{Caption, Embedding, EmbeddingCache, PromptEncoder, Weights};
+use crate::run::{EMBEDDED_NAME, embedded_prompts, fetched_prompts};
+use crate::text::{Caption, EmbeddingCache, PromptEncoder, Weights};
 
 /// The prompts' texts, and what GenEval wants to see in their images where it is they.
 ///
@@ -36,14 +36,14 @@ pub fn encoded(
     folder: Option<&PipelineFolder>,
     prompts: &[String],
     sizes: &DitConfig,
+    quiet: bool,
 ) -> Result<(Prompts, String)> {
     let Some(folder) = folder else { return Ok((embedded_prompts(prompts, sizes)?, String::new())) };
     let caption = if arguments.plain { Caption::Lower } else { Caption::Clean };
     let encoder = PromptEncoder::open(&arguments.model, Weights::Streamed, caption)?
         .with_max_tokens(folder.prompt_tokens());
-    let texts: Vec<&str> = prompts.iter().chain([&arguments.negative]).map(String::as_str).collect();
-    let mut found = EmbeddingCache::open(&encoder, None, Precision::F32)?.fetch(&texts)?;
-    let Embedding { values: null, width } = found.pop().expect("there is one embedding a text");
-    let rows = found.into_iter().map(|embedding| embedding.values).collect();
-    Ok((Prompts::new(width, rows, null)?, encoder.fingerprint()?))
+    encoder.check_width(sizes.text().map_or(0, |text| text.width))?;
+    let cache = EmbeddingCache::open(&encoder, None, Precision::F32)?;
+    let found = fetched_prompts(&cache, prompts, &arguments.negative, quiet)?;
+    Ok((found, encoder.fingerprint()?))
 }
