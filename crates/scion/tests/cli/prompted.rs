@@ -226,7 +226,7 @@ fn what_prompts_cannot_be_is_said() {
     studio.write_with("text-encoder = \"nowhere\"\n", &studio.drawn(), STAGES);
     assert_names(&refused(1), &["nowhere/tokenizer: is missing"]);
     studio.write(&studio.drawn(), &STAGES.replace("[\"two cups\", \"a blue house\"]", "3"));
-    assert_names(&refused(2), &["evaluate", "a list of prompts, or the name of a text file"]);
+    assert_names(&refused(2), &["line", "a list of prompts, or the name of a text file"]);
     studio.write(&studio.drawn(), &format!("{STAGES}grid-columns = 0\n"));
     assert_names(&refused(2), &["evaluate.grid-columns"]);
     // A model of classes has no use for them.

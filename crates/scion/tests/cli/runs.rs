@@ -165,6 +165,8 @@ fn recipes_without_what_a_command_needs_are_refused() {
     assert_names(&refused(&mut place.run("distill"), 2), &["distill.validation", "15"]);
     let place = Place::new();
     place.edit("image-folder", "embedded");
+    assert_names(&refused(&mut place.run("distill"), 2), &["data.path is set", "compiled in"]);
+    place.edit(&format!("path = {:?}\n", place.path("images")), "");
     assert_names(&refused(&mut place.run("distill"), 2), &["[1, 28, 28]", "12×12"]);
     let place = Place::new();
     place.edit("heads = 3\n", "");
