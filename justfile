@@ -62,6 +62,13 @@ teacher:
     cargo run --release -- convert runs/teacher/model.safetensors runs/teacher/teacher-f16.safetensors --layout scion --dtype f16
     cp runs/teacher/teacher-f16.safetensors assets/teacher.safetensors
 
+# Trains the embedded text-to-image model anew and replaces assets/emoji-teacher.safetensors (f16).
+emoji-teacher:
+    cargo run --release -- pretrain recipes/emoji-teacher.toml --out runs/emoji-teacher
+    rm -f runs/emoji-teacher/teacher-f16.safetensors
+    cargo run --release -- convert runs/emoji-teacher/model.safetensors runs/emoji-teacher/teacher-f16.safetensors --layout scion --dtype f16
+    cp runs/emoji-teacher/teacher-f16.safetensors assets/emoji-teacher.safetensors
+
 # The kernels' tests under AddressSanitizer, which stable compilers carry but do not offer.
 asan:
     RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address" cargo test --package scion-kernels --tests --target x86_64-unknown-linux-gnu --target-dir target/asan

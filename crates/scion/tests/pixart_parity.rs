@@ -157,6 +157,8 @@ fn every_layout_reads_back_equal() {
         let told = |path: &Path| architecture_of(&Checkpoint::open(path).unwrap(), None).unwrap();
         assert_eq!(told(&scion), architecture);
         assert_eq!(told(&diffusers), architecture);
+        let original = architecture_of(&Checkpoint::open(&pth).unwrap(), Some(architecture.dit.heads)).unwrap();
+        assert_eq!(original.dit.input_size, architecture.dit.input_size);
         // The same tensors under the same names as diffusers' own writer.
         let names = |folder: PathBuf| {
             let bytes = std::fs::read(folder.join("diffusion_pytorch_model.safetensors")).unwrap();
@@ -188,7 +190,7 @@ fn what_a_file_does_not_fit_is_said() {
     );
     // Without its positions, nothing in a file of the original layout tells the image's size.
     let bare = folder.path().join("bare.pth");
-    save_original(&model, &architecture.dit, Precision::F32, &bare).unwrap();
+    write_dit(&bare, &tensor_sources(&model, architecture.dit.patch), Precision::F32).unwrap();
     let message = architecture_of(&Checkpoint::open(&bare).unwrap(), Some(2)).unwrap_err().to_string();
     assert!(message.contains("nothing tells the image size"), "{message}");
     let message = architecture_of(&Checkpoint::open(&bare).unwrap(), None).unwrap_err().to_string();

@@ -295,7 +295,7 @@ impl Dit {
     }
 
     /// Positions [T, D] of a grid of tokens.
-    fn positions(&self, grid: [usize; 2]) -> Tensor<2> {
+    pub(super) fn positions(&self, grid: [usize; 2]) -> Tensor<2> {
         if let Some(table) = &self.pos_embed {
             return table.val();
         }

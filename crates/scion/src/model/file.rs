@@ -144,12 +144,19 @@ fn pixart_sizes(file: &Checkpoint, heads: Option<usize>) -> Result<DitConfig> {
     })
 }
 
-/// Writes the original layout: PyTorch's when the name ends in `.pt` or `.pth`, else safetensors.
+/// Writes the original layout: PyTorch's when the name ends in `.pt` or `.pth`, else safetensors. PixArt's file tells the image's
+/// size by a table of positions, which nothing else needs.
 ///
 /// # Errors
 /// When the file cannot be written, or a value does not fit the precision.
 pub fn save_original(model: &Dit, sizes: &DitConfig, precision: Precision, path: &Path) -> Result<()> {
-    write_dit(path, &tensor_sources(model, sizes.patch), precision)
+    let mut tensors = tensor_sources(model, sizes.patch);
+    if sizes.text().is_some() {
+        let side = sizes.input_size / sizes.patch;
+        let table = || Ok(model.positions([side; 2]).into_data().try_into_vec().expect("positions are f32"));
+        tensors.push(TensorSource::new("pos_embed".into(), vec![1, side * side, sizes.hidden], table));
+    }
+    write_dit(path, &tensors, precision)
 }
 
 /// Writes a folder as diffusers does.
