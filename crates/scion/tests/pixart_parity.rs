@@ -157,7 +157,8 @@ fn every_layout_reads_back_equal() {
         let told = |path: &Path| architecture_of(&Checkpoint::open(path).unwrap(), None).unwrap();
         assert_eq!(told(&scion), architecture);
         assert_eq!(told(&diffusers), architecture);
-        let original = architecture_of(&Checkpoint::open(&pth).unwrap(), Some(architecture.dit.heads)).unwrap();
+        let original =
+            architecture_of(&Checkpoint::open(&pth).unwrap(), Some(architecture.dit.heads)).unwrap();
         assert_eq!(original.dit.input_size, architecture.dit.input_size);
         // The same tensors under the same names as diffusers' own writer.
         let names = |folder: PathBuf| {

@@ -307,3 +307,31 @@ pub(super) fn prompts_fingerprint(recipe: &Recipe, sizes: &DitConfig) -> Result<
     let texts = Labels::of(recipe, sizes)?.texts;
     Ok((!texts.is_empty()).then(|| sha256(texts.join("\n").as_bytes())))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(count: usize, prompts: bool) -> Labels {
+        let texts = (0..if prompts { count } else { 0 }).map(|i| format!("prompt {i}")).collect();
+        // The last label is shown first.
+        Labels { texts, learned: count, shown: (0..count).rev().collect() }
+    }
+
+    #[test]
+    fn sheets_have_a_row_a_label_or_an_image() {
+        let sheet = labels(3, false).sheet(7, 8);
+        assert_eq!((sheet.columns, &sheet.images[..]), (2, &[0, 3, 1, 4, 2, 5][..]));
+        assert_eq!(labels(3, true).sheet(7, 1).images, [0, 1, 2]);
+        assert_eq!(labels(3, true).of_rows(7, 1), ["prompt 2", "prompt 1", "prompt 0"]);
+        // Fewer images than labels, which are spread over them.
+        assert_eq!(labels(9, false).sheet(3, 8), Sheet { columns: 8, images: vec![0, 1, 2] });
+        assert_eq!(labels(9, true).sheet(3, 8), Sheet { columns: 1, images: vec![0, 1, 2] });
+        assert_eq!(labels(9, true).of_rows(3, 8), ["prompt 8", "prompt 5", "prompt 2"]);
+        // More labels than a sheet has rows.
+        let sheet = labels(100, true).sheet(200, 8);
+        assert_eq!((sheet.columns, sheet.images.len()), (2, 2 * SHEET_ROWS));
+        assert_eq!(sheet.images[..4], [0, 100, 4, 104]);
+        assert_eq!(labels(100, true).of_rows(200, 8)[1], "prompt 95");
+    }
+}
