@@ -153,7 +153,8 @@ pub fn save_original(model: &Dit, sizes: &DitConfig, precision: Precision, path:
     let mut tensors = tensor_sources(model, sizes.patch);
     if sizes.text().is_some() {
         let side = sizes.input_size / sizes.patch;
-        let table = || Ok(model.positions([side; 2]).into_data().try_into_vec().expect("positions are f32"));
+        let table =
+            move || Ok(model.positions([side; 2]).into_data().try_into_vec().expect("positions are f32"));
         tensors.push(TensorSource::new("pos_embed".into(), vec![1, side * side, sizes.hidden], table));
     }
     write_dit(path, &tensors, precision)

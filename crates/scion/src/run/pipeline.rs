@@ -244,8 +244,8 @@ impl<'a> Job<'a> {
         let floor = judge.as_ref().map(|j| j.floor(self.recipe.sample.count)).transpose()?;
         let timed = [&self.teacher.model, stage2.unwrap_or(stage1)];
         let pictures = Pictures::of(self.recipe, labels, &self.canvas);
-        let shown = |pixels: &Vec<u8>| pictures.as_ref().map_or(Ok(None), |p| p.score(pixels, &asked));
-        let shown = pixels.iter().map(shown).collect::<Result<Vec<_>>>()?;
+        let shown = |pixels: &Vec<u8>| pictures.as_ref()?.score(pixels, &asked);
+        let shown: Vec<_> = pixels.iter().map(shown).collect();
         let told = shown.iter().any(Option::is_some).then(|| pictures::SETTING.into());
         let times = latencies(&timed, sizes, evaluate.latency_batch, evaluate.latency_runs);
         let mut rows: Vec<ModelResult> = models
