@@ -25,7 +25,7 @@ pub struct Prompts {
 enum Rows {
     Memory(Vec<Vec<f32>>),
     /// Read when they are looked up; with the tensors' names.
-    File(Checkpoint, Vec<String>),
+    File(Box<Checkpoint>, Vec<String>),
 }
 
 impl Prompts {
@@ -80,7 +80,7 @@ impl Prompts {
                 return Err(Error::invalid(path, detail));
             }
         }
-        Ok(Self { width, rows: Rows::File(file, names) })
+        Ok(Self { width, rows: Rows::File(Box::new(file), names) })
     }
 
     /// Number of prompts, the null prompt left out.

@@ -198,7 +198,10 @@ pub(super) fn details(results: &Results) -> Vec<(&'static str, String)> {
     let sentences = [
         ("Distance", distance_sentence(graft, teacher)),
         ("Second opinion", kid_sentence(graft, teacher)),
-        (if results.prompts.is_empty() { "Classes" } else { "Prompts" }, accuracy_sentence(results, graft, teacher)),
+        (
+            if results.prompts.is_empty() { "Classes" } else { "Prompts" },
+            accuracy_sentence(results, graft, teacher),
+        ),
         ("Repair", repair_sentence(results)),
         ("Latency", latency_sentence(graft, teacher)),
         ("Floor", floor_sentence(results)),
