@@ -112,12 +112,13 @@ pub struct CrossAttention {
 /// Shapes: `q` [N, T, D], `kv` [N, L, 2·D] with k before v, each head after head, `bias` [N, L] → [N, T, D].
 ///
 /// # Panics
-/// When the shapes do not fit one another or the heads, or a gradient of the bias is asked for.
+/// When the shapes do not fit one another or the heads, there is no query or no key, or a gradient of the bias is asked for.
 pub fn cross_attention(q: Tensor<3>, kv: Tensor<3>, bias: Tensor<2>, heads: usize) -> Tensor<3> {
     let ([n, _, width], [_, keys, _]) = (q.dims(), kv.dims());
     assert!(width.is_multiple_of(heads), "width {width} is not a multiple of {heads} heads");
     assert_eq!(kv.dims(), [n, keys, 2 * width], "keys and values are [N, L, 2·D]");
     assert_eq!(bias.dims(), [n, keys], "a bias is [N, L]");
+    assert!(q.dims()[1] > 0 && keys > 0, "attention needs a query and a key");
     let op = CrossAttention { heads, precision: crate::precision() };
     let [q, kv] = [q, kv].map(Tensor::into_dispatch);
     Tensor::from_dispatch(<Dispatch as KernelBackend>::fused_cross_attention(q, kv, bias.into_dispatch(), op))

@@ -12,6 +12,7 @@ use clap::{Args, ValueEnum};
 use super::claim::{MAX_COUNT, ensure_ours, ensure_writable, settled_precision};
 use super::precision::PrecisionChoice;
 use super::{Common, set_precision};
+use crate::checkpoint::ensure_absent;
 use crate::config::{SampleConfig, SamplerConfig};
 use crate::data::image_io::save_folder;
 use crate::diffusion::GuidanceChannels;
@@ -67,7 +68,7 @@ pub struct GenerateArguments {
     /// How noise is removed
     #[arg(long, value_enum, default_value_t = SamplerChoice::DpmSolverPlusPlus)]
     sampler: SamplerChoice,
-    /// Images a batch; never changes an image
+    /// Images a batch; changes an image by rounding at the most
     #[arg(long, default_value_t = 1)]
     batch: usize,
     /// Another transformer than the folder's, such as a grafted one: a file or folder
@@ -161,8 +162,13 @@ const FACTOR: usize = 8;
 fn form(arguments: &GenerateArguments) -> Result<Form> {
     let out = &arguments.out;
     if arguments.geneval.is_none() {
-        ensure_writable(out)?;
-        return Form::of(out);
+        let form = Form::of(out)?;
+        if form == Form::Folder {
+            ensure_absent(out)?
+        } else {
+            ensure_writable(out)?
+        }
+        return Ok(form);
     }
     if let Some(end) = out.extension() {
         let end = end.to_string_lossy();

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 /// Pixels between a sheet's images, unless told otherwise.
 pub const GAP: usize = 2;
 
-/// Heights up to which images are small, and from which on they are large.
+/// Height up to which images are small, and side above which they are large.
 const SMALL: usize = 64;
 const LARGE: usize = 512;
 
@@ -38,10 +38,14 @@ impl GridOptions {
         Self { columns, gap: GAP, scale: 1, reduce: 1, background: 255 }
     }
 
-    /// The same for people to look at: small images are drawn twice as large, large ones smaller.
+    /// The same for people to look at: small images are drawn twice as large.
     pub fn to_look_at(columns: usize, shape: ImageShape) -> Self {
-        let scale = if shape.height <= SMALL { 2 } else { 1 };
-        Self { scale, reduce: shape.height.div_ceil(LARGE), ..Self::new(columns) }
+        Self { scale: if shape.height <= SMALL { 2 } else { 1 }, ..Self::new(columns) }
+    }
+
+    /// The same for a page of many: large images are drawn smaller as well.
+    pub fn for_a_page(columns: usize, shape: ImageShape) -> Self {
+        Self { reduce: shape.height.max(shape.width).div_ceil(LARGE), ..Self::to_look_at(columns, shape) }
     }
 }
 
@@ -174,7 +178,10 @@ mod tests {
         let sheet = grid(&[0, 1, 8, 10, 99, 1, 1, 10, 12, 99], shape, &options).unwrap();
         assert_eq!((sheet.width, sheet.height, &sheet.data[..]), (2, 1, &[1, 10][..]));
         let large = ImageShape { channels: 3, height: 2048, width: 2048 };
-        assert_eq!(GridOptions::to_look_at(1, large).reduce, 4);
+        assert_eq!(
+            (GridOptions::for_a_page(1, large).reduce, GridOptions::to_look_at(1, large).reduce),
+            (4, 1)
+        );
     }
 
     #[test]

@@ -178,7 +178,7 @@ pub(super) fn evaluation_samples(
 fn save_sheet(sheet: &Sheet, pixels: &[u8], shape: ImageShape, file: &Path) -> Result<()> {
     let image = |&i: &usize| pixels[i * shape.len()..(i + 1) * shape.len()].to_vec();
     let shown: Vec<u8> = sheet.images.iter().flat_map(image).collect();
-    let raster = grid(&shown, shape, &GridOptions::to_look_at(sheet.columns, shape))?;
+    let raster = grid(&shown, shape, &GridOptions::for_a_page(sheet.columns, shape))?;
     save_png(file, &raster)
 }
 

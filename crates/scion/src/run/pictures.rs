@@ -29,7 +29,8 @@ impl Pictures {
             return None;
         }
         let set = emoji(shape.height).ok().filter(|set| set.shape() == *shape)?;
-        let picture = |text: &String| set.class_names().iter().position(|caption| caption == text);
+        let picture =
+            |text: &String| set.class_names().iter().position(|caption| *caption == text.to_lowercase());
         let of_label = labels.texts.iter().map(picture).collect();
         Some(Self { set, of_label })
     }

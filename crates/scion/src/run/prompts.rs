@@ -13,7 +13,7 @@ use crate::data::LatentSet;
 use crate::data::emoji::{EncodedTexts, emoji_captions, emoji_texts};
 use crate::download::sha256;
 use crate::error::{Error, Result};
-use crate::model::{Dit, DitConfig, Prompts};
+use crate::model::{Dit, DitConfig, Prompts, TextConfig};
 use crate::text::{Caption, Embedding, EmbeddingCache, PromptEncoder, Weights};
 
 /// What the labels of a run's images stand for.
@@ -163,9 +163,7 @@ pub(super) fn with_prompts(
             prompts
         }
         Some(encoder) => {
-            let encoder = PromptEncoder::open(encoder, Weights::Streamed, Caption::Clean)?;
-            let encoder = encoder.with_max_tokens(text.tokens);
-            encoder.check_width(text.width)?;
+            let encoder = open_encoder(encoder, text)?;
             note(Some(&encoder))?;
             let cache = EmbeddingCache::open(&encoder, None, Precision::F16)?;
             match folder {
@@ -176,6 +174,13 @@ pub(super) fn with_prompts(
     };
     prompts.check(sizes)?;
     Ok(model.with_prompts(Arc::new(prompts)))
+}
+
+/// The text encoder of a folder, for a model that reads this text.
+fn open_encoder(folder: &Path, text: &TextConfig) -> Result<PromptEncoder> {
+    let encoder = PromptEncoder::open(folder, Weights::Streamed, Caption::Clean)?;
+    encoder.check_width(text.width)?;
+    Ok(encoder.with_max_tokens(text.tokens))
 }
 
 /// Encodes what of the texts and the null prompt is not on disk yet.
@@ -240,7 +245,7 @@ pub(crate) fn embedded_prompts(texts: &[String], sizes: &DitConfig) -> Result<Pr
         known.iter().map(|text| text.to_lowercase()).zip(&tokens).collect();
     let find = |text: &String| {
         by_text.get(&text.to_lowercase()).map(|tokens| tokens.to_vec()).ok_or_else(|| {
-            let nearest = known.iter().min_by_key(|known| strsim::osa_distance(known, text));
+            let nearest = known.iter().min_by_key(|known| strsim::osa_distance(known, &text.to_lowercase()));
             Error::Usage(format!(
                 "{text:?}: without a text encoder only texts are known whose embeddings are compiled into the program; the \
                  nearest of {} is {:?}",
@@ -299,13 +304,17 @@ impl Record {
     }
 }
 
-/// SHA-256 of a run's prompts, of a text-to-image model.
+/// SHA-256 of a run's prompts and of the text encoder, of a text-to-image model.
 ///
 /// # Errors
-/// Those of [`Labels::of`].
+/// Those of [`Labels::of`], and when the text encoder cannot be read.
 pub(super) fn prompts_fingerprint(recipe: &Recipe, sizes: &DitConfig) -> Result<Option<String>> {
+    let Some(text) = sizes.text() else { return Ok(None) };
+    let encoder =
+        recipe.model.text_encoder.as_deref().map(|folder| open_encoder(folder, text)).transpose()?;
+    let encoder = encoder.as_ref().map(PromptEncoder::fingerprint).transpose()?;
     let texts = Labels::of(recipe, sizes)?.texts;
-    Ok((!texts.is_empty()).then(|| sha256(texts.join("\n").as_bytes())))
+    Ok(Some(sha256(format!("{encoder:?}\n{}", texts.join("\n")).as_bytes())))
 }
 
 #[cfg(test)]
