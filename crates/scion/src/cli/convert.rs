@@ -15,7 +15,7 @@ use crate::run::{with_checkpoint, with_stored_operators};
 
 #[derive(Args)]
 pub struct ConvertArguments {
-    /// A file, a folder, hf://ORG/REPO/FILE, or "embedded"
+    /// A file, a folder, hf://ORG/REPO/FILE, "embedded" or "embedded-emoji"
     input: String,
     /// The new file, or folder for diffusers
     output: PathBuf,

@@ -16,7 +16,7 @@ use crate::run::with_checkpoint;
 
 #[derive(Args)]
 pub struct ForwardArguments {
-    /// A file, a folder, hf://ORG/REPO/FILE, or "embedded"
+    /// A file, a folder, hf://ORG/REPO/FILE, "embedded" or "embedded-emoji"
     model: String,
     /// A safetensors file with what the model takes
     #[arg(long)]

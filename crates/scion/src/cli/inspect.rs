@@ -10,7 +10,7 @@ use crate::run::with_checkpoint;
 
 #[derive(Args)]
 pub struct InspectArguments {
-    /// A file, a folder, hf://ORG/REPO/FILE, or "embedded"
+    /// A file, a folder, hf://ORG/REPO/FILE, "embedded" or "embedded-emoji"
     model: String,
     /// List every tensor
     #[arg(long)]
