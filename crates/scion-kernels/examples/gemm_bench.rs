@@ -9,7 +9,7 @@ use scion_kernels::gemm::{Activation, Epilogue, MatRef, PackedB, Precision, matm
 use std::time::Instant;
 
 /// Label, m, n, k, whether A and B are stored transposed.
-const SHAPES: [(&str, usize, usize, usize, bool, bool); 17] = [
+const SHAPES: [(&str, usize, usize, usize, bool, bool); 26] = [
     ("forward", 3136, 384, 128, false, true),
     ("forward", 3136, 128, 128, false, true),
     ("forward", 3136, 512, 128, false, true),
@@ -19,6 +19,15 @@ const SHAPES: [(&str, usize, usize, usize, bool, bool); 17] = [
     ("backward w", 128, 128, 3136, true, false),
     ("backward w", 384, 128, 3136, true, false),
     ("backward w", 512, 128, 3136, true, false),
+    ("forward", 2048, 1152, 384, false, true),
+    ("forward", 2048, 384, 384, false, true),
+    ("forward", 2048, 1536, 384, false, true),
+    ("forward", 2048, 384, 1536, false, true),
+    ("backward x", 2048, 384, 1152, false, false),
+    ("backward x", 2048, 1536, 384, false, false),
+    ("backward w", 1152, 384, 2048, true, false),
+    ("backward w", 384, 384, 2048, true, false),
+    ("backward w", 384, 1536, 2048, true, false),
     ("forward", 2048, 3456, 1152, false, true),
     ("forward", 2048, 4608, 1152, false, true),
     ("forward", 2048, 1152, 4608, false, true),

@@ -17,6 +17,7 @@ pub mod hyena;
 pub mod linear;
 pub mod linear_attention;
 pub mod mamba2;
+mod memory;
 pub mod mlp;
 pub mod norm;
 pub mod optimizer;
@@ -36,6 +37,7 @@ use burn::backend::Flex;
 use array::Array;
 pub use backend::KernelBackend;
 pub use gemm::Precision;
+pub use memory::{CacheLines, keep_freed_memory, release_freed_memory};
 pub use packed::PackedWeights;
 pub use pull::{backward, pull};
 
@@ -77,25 +79,4 @@ pub fn with_values_mut<const D: usize>(tensor: Tensor<D>, edit: impl FnOnce(&mut
     }
     edit(primitive.storage_mut::<f32>());
     Tensor::from_primitive::<Flex>(primitive)
-}
-
-/// Gives freed memory that [`keep_freed_memory`] held back to the system: between pieces of work whose memory is compared.
-pub fn release_freed_memory() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: malloc_trim touches free memory only.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
-/// Keeps freed memory in the process, so that a training step reuses the pages of the one before instead of
-/// having the system clear new ones. Does nothing where the allocator is not glibc's.
-pub fn keep_freed_memory() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: mallopt only sets allocator parameters; it is called before threads are started.
-    unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
-        libc::mallopt(libc::M_TOP_PAD, 64 << 20);
-    }
 }

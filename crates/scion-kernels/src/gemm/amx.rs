@@ -79,13 +79,13 @@ struct Sums([[f32; 2 * LANES]; 2 * LANES]);
 /// Where sums begin that nothing is added to, for both halves of a tile's columns.
 static ZEROS: [f32; 2 * LANES] = [0.0; 2 * LANES];
 
-/// Computes a tile of at most 32 rows and 32 columns, neither zero.
+/// Computes a tile of at most 32 rows and 32 columns, neither zero; with `THIRDS`, of operands in three parts.
 ///
 /// # Safety
 /// Between [`begin`] and [`end`]. The strips of `a` and `b` that the rows and columns need hold `steps` steps, a
-/// multiple of [`STEPS`]; `c` is valid for the rows and columns, and nobody else uses them.
+/// multiple of [`STEPS`], or three times that; `c` is valid for the rows and columns, and nobody else uses them.
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn compute(tile: Tile<'_>) {
+pub(super) unsafe fn compute<const THIRDS: bool>(tile: Tile<'_>) {
     let full = tile.rows == 2 * LANES && tile.cols == 2 * LANES;
     // Products are added to what the sums begin with, whole tile or not: how C is cut into tiles must not show. A stride
     // of 0 gives every row the same beginning.
@@ -98,90 +98,172 @@ pub(super) unsafe fn compute(tile: Tile<'_>) {
     // SAFETY: the caller's promise, passed on; a full tile of C is there.
     unsafe {
         if let Some(begin) = begin {
-            return multiply(&tile, begin, (tile.c, tile.c_stride));
+            return multiply::<THIRDS>(&tile, begin, (tile.c, tile.c_stride));
         }
         let mut sums = Sums([[0.0; 2 * LANES]; 2 * LANES]);
         load(&tile, &mut sums);
         let at = sums.0.as_flattened_mut().as_mut_ptr();
-        multiply(&tile, (at, 2 * LANES), (at, 2 * LANES));
+        multiply::<THIRDS>(&tile, (at, 2 * LANES), (at, 2 * LANES));
         store(&tile, &sums);
     }
 }
 
-/// Adds the tile's products to the 32 × 32 floats at `from` and stores the sums at `to`, each an address and the
-/// distance of its rows.
-///
-/// # Safety
-/// As [`compute`]; `from` can be read and `to` written.
-unsafe fn multiply(tile: &Tile<'_>, from: (*const f32, usize), to: (*mut f32, usize)) {
-    debug_assert!(tile.steps.is_multiple_of(STEPS));
-    // A strip that the tile does not need is replaced by the first, and what comes of it ignored.
-    let second = |needed: bool, stride: usize| if needed { stride } else { 0 };
-    let (a, b) = (tile.a.cast::<Row>(), tile.b);
-    // SAFETY: registers are configured, and the addresses are as the caller promises.
-    unsafe {
+/// Products of a group of 16 steps, in bf16.
+macro_rules! products {
+    () => {
+        "tileloadd tmm4, [{a0} + {stride}]
+         tileloadd tmm6, [{b0} + {stride}]
+         tileloadd tmm7, [{b1} + {stride}]
+         tdpbf16ps tmm0, tmm4, tmm6
+         tdpbf16ps tmm1, tmm4, tmm7
+         tileloadd tmm5, [{a1} + {stride}]
+         tdpbf16ps tmm2, tmm5, tmm6
+         tdpbf16ps tmm3, tmm5, tmm7"
+    };
+}
+
+/// Products of a group of 16 steps in three parts: of the last of A with the first of B, middle and first, middle and
+/// middle, first and middle, first and last, first and first. So one operand stays from each product to the next, and most
+/// of what is small comes before what is large.
+macro_rules! products_of_thirds {
+    () => {
+        "tileloadd tmm4, [{a0} + {stride} + 2048]
+         tileloadd tmm6, [{b0} + {stride}]
+         tileloadd tmm7, [{b1} + {stride}]
+         tdpbf16ps tmm0, tmm4, tmm6
+         tdpbf16ps tmm1, tmm4, tmm7
+         tileloadd tmm5, [{a1} + {stride} + 2048]
+         tdpbf16ps tmm2, tmm5, tmm6
+         tdpbf16ps tmm3, tmm5, tmm7
+
+         tileloadd tmm4, [{a0} + {stride} + 1024]
+         tdpbf16ps tmm0, tmm4, tmm6
+         tdpbf16ps tmm1, tmm4, tmm7
+         tileloadd tmm5, [{a1} + {stride} + 1024]
+         tdpbf16ps tmm2, tmm5, tmm6
+         tdpbf16ps tmm3, tmm5, tmm7
+
+         tileloadd tmm6, [{b0} + {stride} + 1024]
+         tdpbf16ps tmm0, tmm4, tmm6
+         tdpbf16ps tmm2, tmm5, tmm6
+         tileloadd tmm7, [{b1} + {stride} + 1024]
+         tdpbf16ps tmm1, tmm4, tmm7
+         tdpbf16ps tmm3, tmm5, tmm7
+
+         tileloadd tmm4, [{a0} + {stride}]
+         tdpbf16ps tmm0, tmm4, tmm6
+         tdpbf16ps tmm1, tmm4, tmm7
+         tileloadd tmm5, [{a1} + {stride}]
+         tdpbf16ps tmm2, tmm5, tmm6
+         tdpbf16ps tmm3, tmm5, tmm7
+
+         tileloadd tmm6, [{b0} + {stride} + 2048]
+         tdpbf16ps tmm0, tmm4, tmm6
+         tdpbf16ps tmm2, tmm5, tmm6
+         tileloadd tmm7, [{b1} + {stride} + 2048]
+         tdpbf16ps tmm1, tmm4, tmm7
+         tdpbf16ps tmm3, tmm5, tmm7
+
+         tileloadd tmm6, [{b0} + {stride}]
+         tdpbf16ps tmm0, tmm4, tmm6
+         tdpbf16ps tmm2, tmm5, tmm6
+         tileloadd tmm7, [{b1} + {stride}]
+         tdpbf16ps tmm1, tmm4, tmm7
+         tdpbf16ps tmm3, tmm5, tmm7"
+    };
+}
+
+/// Asks for a row of what will be written.
+macro_rules! ask {
+    () => {
+        "prefetchw [{from}]
+         prefetchw [{from} + 64]
+         add {from}, {from_stride}"
+    };
+}
+
+/// Asks for a row in two matrices.
+macro_rules! ask_twice {
+    () => {
+        "prefetchw [{from}]
+         prefetchw [{from} + 64]
+         prefetchw [{from} + {companion}]
+         prefetchw [{from} + {companion} + 64]
+         add {from}, {from_stride}"
+    };
+}
+
+/// The loop of [`multiply`], with what asks for a row of results and what multiplies a group of steps.
+macro_rules! sum_products {
+    ($ask:ident, $products:ident, $group_bytes:literal, $tile:ident, $from:ident, $to:ident) => {
         asm!(
             "tileloadd tmm0, [{from} + {from_stride}]",
             "tileloadd tmm1, [{from} + {from_stride} + 64]",
-            "mov {ahead}, {from_stride}",
-            "shl {ahead}, 4",
-            "add {ahead}, {from}",
-            "tileloadd tmm2, [{ahead} + {from_stride}]",
-            "tileloadd tmm3, [{ahead} + {from_stride} + 64]",
-            "test {steps}, {steps}",
+            "mov {companion}, {from_stride}",
+            "shl {companion}, 4",
+            "add {from}, {companion}",
+            "tileloadd tmm2, [{from} + {from_stride}]",
+            "tileloadd tmm3, [{from} + {from_stride} + 64]",
+            "test {groups}, {groups}",
             "jz 3f",
-            "mov {ahead}, {to}",
+            "mov {from}, [{ahead}]",
+            "mov {from_stride}, [{ahead} + 8]",
+            "mov {companion}, [{ahead} + 16]",
             "2:",
-            // Where the sums go is asked for meanwhile, a few rows at a time.
-            "prefetchw [{ahead}]",
-            "prefetchw [{ahead} + 64]",
-            "add {ahead}, {to_stride}",
-            "prefetchw [{ahead}]",
-            "prefetchw [{ahead} + 64]",
-            "add {ahead}, {to_stride}",
-            "prefetchw [{ahead}]",
-            "prefetchw [{ahead} + 64]",
-            "add {ahead}, {to_stride}",
-            "cmp {ahead}, {last}",
-            "cmova {ahead}, {last}",
-            "tileloadd tmm4, [{a0} + {stride}]",
-            "tileloadd tmm6, [{b0} + {stride}]",
-            "tileloadd tmm7, [{b1} + {stride}]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tileloadd tmm5, [{a1} + {stride}]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "add {a0}, 1024",
-            "add {a1}, 1024",
-            "add {b0}, 1024",
-            "add {b1}, 1024",
-            "dec {steps}",
+            $ask!(),
+            $ask!(),
+            $ask!(),
+            "cmp {from}, [{ahead} + 24]",
+            "cmova {from}, [{ahead} + 24]",
+            $products!(),
+            concat!("add {a0}, ", $group_bytes),
+            concat!("add {a1}, ", $group_bytes),
+            concat!("add {b0}, ", $group_bytes),
+            concat!("add {b1}, ", $group_bytes),
+            "dec {groups}",
             "jnz 2b",
             "3:",
-            "mov {steps}, {to_stride}",
-            "shl {steps}, 4",
-            "add {steps}, {to}",
+            "mov {groups}, {to_stride}",
+            "shl {groups}, 4",
+            "add {groups}, {to}",
             "tilestored [{to} + {to_stride}], tmm0",
             "tilestored [{to} + {to_stride} + 64], tmm1",
-            "tilestored [{steps} + {to_stride}], tmm2",
-            "tilestored [{steps} + {to_stride} + 64], tmm3",
-            a0 = inout(reg) a => _,
-            a1 = inout(reg) a.add(second(tile.rows > LANES, tile.a_stride)) => _,
-            b0 = inout(reg) b => _,
-            b1 = inout(reg) b.add(second(tile.cols > LANES, tile.b_stride)) => _,
-            steps = inout(reg) tile.steps / STEPS => _,
+            "tilestored [{groups} + {to_stride}], tmm2",
+            "tilestored [{groups} + {to_stride} + 64], tmm3",
+            a0 = inout(reg) $tile.a.cast::<Row>() => _,
+            a1 = inout(reg) $tile.a.cast::<Row>().add(if $tile.rows > LANES { $tile.a_stride } else { 0 }) => _,
+            b0 = inout(reg) $tile.b => _,
+            b1 = inout(reg) $tile.b.add(if $tile.cols > LANES { $tile.b_stride } else { 0 }) => _,
+            groups = inout(reg) $tile.steps * size_of::<Row>() / $group_bytes => _,
             stride = in(reg) size_of::<Row>(),
-            from = in(reg) from.0,
-            from_stride = in(reg) from.1 * size_of::<f32>(),
-            to = in(reg) to.0,
-            last = in(reg) to.0.wrapping_add((2 * LANES - 3) * to.1),
-            ahead = out(reg) _,
-            to_stride = in(reg) to.1 * size_of::<f32>(),
+            from = inout(reg) $from.0 => _,
+            from_stride = inout(reg) $from.1 * size_of::<f32>() => _,
+            ahead = in(reg) &raw const $tile.ahead,
+            companion = out(reg) _,
+            to = in(reg) $to.0,
+            to_stride = in(reg) $to.1 * size_of::<f32>(),
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
             options(nostack),
-        );
+        )
+    };
+}
+
+/// Adds the tile's products to the 32 × 32 floats at `from` and stores the sums at `to`, each an address and the
+/// distance of its rows. A strip that the tile does not need is replaced by the first, and what comes of it ignored.
+///
+/// # Safety
+/// As [`compute`]; `from` can be read and `to` written.
+unsafe fn multiply<const THIRDS: bool>(tile: &Tile<'_>, from: (*const f32, usize), to: (*mut f32, usize)) {
+    debug_assert!(tile.steps.is_multiple_of(if THIRDS { 3 * STEPS } else { STEPS }));
+    // SAFETY: registers are configured, and the addresses are as the caller promises.
+    unsafe {
+        match (THIRDS, tile.ahead.companion == 0) {
+            (false, true) => sum_products!(ask, products, 1024, tile, from, to),
+            (false, false) => sum_products!(ask_twice, products, 1024, tile, from, to),
+            (true, true) => sum_products!(ask, products_of_thirds, 3072, tile, from, to),
+            (true, false) => sum_products!(ask_twice, products_of_thirds, 3072, tile, from, to),
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 
 use super::epilogue::Output;
 use super::format::{Format, Layout, with_format};
-use super::kernel::Tile;
+use super::kernel::{Ahead, Tile};
 use super::matrix::{MatRef, Side};
 use super::pack::{LANES, Lanes, Row};
 use rayon::prelude::*;
@@ -17,7 +17,7 @@ use std::thread::LocalKey;
 /// Rows of packed A that a task holds at a time, where its rows of C need no fewer: 1 MB, of L2's one or two.
 const PACKED_ROWS: usize = 1 << 14;
 /// Strips of B packed by one task.
-const PACK_STRIPS: usize = 4;
+const PACK_STRIPS: usize = 8;
 /// Products with fewer multiplications than this run on one thread.
 const PARALLEL_FROM: usize = 1 << 20;
 /// Operands with fewer rows than this are packed by one thread.
@@ -77,7 +77,7 @@ struct Grid {
 impl Grid {
     /// Halves the blocks, rows before columns, until there are a few for every thread.
     fn new<F: Format>(m: usize, n: usize, threads: usize) -> Self {
-        let wanted = if threads == 1 { 1 } else { 4 * threads };
+        let wanted = if threads == 1 { 1 } else { 2 * threads };
         let least = F::TILE_ROWS.max(LANES);
         let mut rows = F::BLOCK_ROWS.min(m.next_multiple_of(least));
         let mut cols = n.next_multiple_of(F::TILE_COLS);
@@ -217,6 +217,12 @@ impl Block {
                             cols,
                             accumulate: accumulate && !activates,
                             bias: if last { out.bias(col) } else { None },
+                            ahead: Ahead::new(
+                                out.at(self.row + row, col),
+                                rows,
+                                out.row_stride,
+                                if activates { out.companion() } else { 0 },
+                            ),
                         });
                         if activates {
                             let row = self.row + row;

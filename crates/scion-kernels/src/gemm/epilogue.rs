@@ -105,6 +105,16 @@ impl<'a> Output<'a> {
         unsafe { self.data.add(row * self.row_stride + col) }
     }
 
+    /// Bytes from an element to that of the matrix that the activation reads or writes beside it.
+    pub(super) fn companion(&self) -> isize {
+        let to = match self.activation {
+            Elementwise::GeluStoring(pre) => pre.addr(),
+            Elementwise::GeluBackward(pre) => pre.addr(),
+            _ => self.data.addr(),
+        };
+        to.wrapping_sub(self.data.addr()).cast_signed()
+    }
+
     /// The bias of the columns from `col` on.
     pub(super) fn bias(&self, col: usize) -> Option<&[f32]> {
         self.bias.map(|bias| &bias[col..])

@@ -29,6 +29,9 @@ pub(super) trait Format {
     const LEAST_ROWS: usize = 64;
     /// Values of k in one step.
     const K_PER_STEP: usize = if Self::BF16 { 2 } else { 1 };
+    /// Numbers that stand for one of an operand. Where there are several, groups of 16 steps follow each other that hold
+    /// the first, second … of the same values.
+    const PARTS: usize = 1;
 
     /// Prepares this thread for [`Self::compute`].
     ///
@@ -56,6 +59,13 @@ pub(super) struct F32;
 pub(super) struct Pairs;
 /// [`Pairs`] for matrix registers: 16 steps of a right-hand side are one; of a left-hand side too, once transposed.
 pub(super) struct Tiles;
+/// [`Tiles`] of f32 numbers, each as the sum of three bf16 numbers: f32 products on matrix registers.
+///
+/// The sum is exact (3 · 8 bits), and of the nine products of two such sums the six largest are computed. The others
+/// are together at most 2⁻²⁴ of the product, as much as rounding it to f32 loses (Henry, Tang & Heinecke 2019, "Leveraging
+/// the bfloat16 artificial intelligence datatype for higher-precision computations"). Below 2⁻¹⁰⁹ the smallest of the
+/// three, below 2⁻¹²⁶ the number itself counts as zero; infinities become NaN.
+pub(super) struct Thirds;
 
 impl Format for F32 {
     const BF16: bool = false;
@@ -95,6 +105,7 @@ impl Format for Tiles {
     const TILE_STRIPS: usize = 2;
     const BLOCK_STEPS: usize = 1024;
     const BLOCK_ROWS: usize = 256;
+    const LEAST_ROWS: usize = 128;
 
     unsafe fn begin() {
         // SAFETY: the caller's promise, passed on.
@@ -108,7 +119,34 @@ impl Format for Tiles {
 
     unsafe fn compute(tile: Tile<'_>) {
         // SAFETY: the caller's promise, passed on.
-        unsafe { amx::compute(tile) }
+        unsafe { amx::compute::<false>(tile) }
+    }
+}
+
+impl Format for Thirds {
+    const BF16: bool = true;
+    const STEP_GROUP: usize = Self::PARTS * amx::STEPS;
+    const LEFT_BY_LANE: bool = true;
+    const TILE_ROWS: usize = 2 * LANES;
+    const TILE_STRIPS: usize = 2;
+    const BLOCK_STEPS: usize = 1152;
+    const BLOCK_ROWS: usize = 256;
+    const LEAST_ROWS: usize = 128;
+    const PARTS: usize = 3;
+
+    unsafe fn begin() {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { amx::begin() }
+    }
+
+    unsafe fn end() {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { amx::end() }
+    }
+
+    unsafe fn compute(tile: Tile<'_>) {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { amx::compute::<true>(tile) }
     }
 }
 
@@ -118,6 +156,7 @@ pub(super) enum Layout {
     F32,
     Pairs,
     Tiles,
+    Thirds,
 }
 
 impl Layout {
@@ -125,8 +164,9 @@ impl Layout {
     pub(super) fn new(isa: Isa, precision: Precision) -> Option<Self> {
         match (isa, precision) {
             (Isa::Portable | Isa::Avx2 | Isa::Avx512, _) => None,
-            (Isa::Avx512Bf16 | Isa::Amx, Precision::F32) => Some(Self::F32),
+            (Isa::Avx512Bf16, Precision::F32) => Some(Self::F32),
             (Isa::Avx512Bf16, Precision::Bf16) => Some(Self::Pairs),
+            (Isa::Amx, Precision::F32) => Some(Self::Thirds),
             (Isa::Amx, Precision::Bf16) => Some(Self::Tiles),
         }
     }
@@ -146,6 +186,10 @@ macro_rules! with_format {
             }
             $crate::gemm::format::Layout::Tiles => {
                 type $format = $crate::gemm::format::Tiles;
+                $body
+            }
+            $crate::gemm::format::Layout::Thirds => {
+                type $format = $crate::gemm::format::Thirds;
                 $body
             }
         }

@@ -28,6 +28,33 @@ pub(super) struct Tile<'a> {
     pub(super) accumulate: bool,
     /// A number for each column, added to the result.
     pub(super) bias: Option<&'a [f32]>,
+    /// What will be needed once the products are summed.
+    pub(super) ahead: Ahead,
+}
+
+/// Where a tile's rows of C are, and those of a matrix that its activation reads or writes beside C. A kernel may ask for
+/// their cache lines while it computes.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct Ahead {
+    first: *const f32,
+    /// Bytes from a row to the next.
+    stride: usize,
+    /// Bytes to the same row of the other matrix; 0 without one.
+    pub(super) companion: isize,
+    /// The last row from which [`Self::ROWS`] are left.
+    last: *const f32,
+}
+
+impl Ahead {
+    /// Rows asked for at a time.
+    const ROWS: usize = 3;
+
+    /// The rows of a tile, `stride` floats apart, from the address of its first element in C on.
+    pub(super) fn new(first: *const f32, rows: usize, stride: usize, companion: isize) -> Self {
+        let last = first.wrapping_add(rows.saturating_sub(Self::ROWS) * stride);
+        Self { first, stride: stride * size_of::<f32>(), companion, last }
+    }
 }
 
 /// Computes a tile of at most [`ROWS`] rows and [`STRIPS`] · 16 columns, neither zero.

@@ -45,7 +45,7 @@ impl<'a> Lanes<'a> {
     }
 
     pub(super) fn steps<F: Format>(&self) -> usize {
-        self.k.div_ceil(F::K_PER_STEP).next_multiple_of(F::STEP_GROUP)
+        (self.k.div_ceil(F::K_PER_STEP) * F::PARTS).next_multiple_of(F::STEP_GROUP)
     }
 
     /// Whether groups of 16 steps are stored lane by lane.
@@ -74,18 +74,13 @@ impl<'a> Lanes<'a> {
     fn pack_transposing<F: Format>(&self, strip: usize, steps: Range<usize>, to: &mut [Row]) {
         let first = strip * LANES;
         let lanes = (self.lanes - first).min(LANES);
-        let (blocks, rest) = to.as_chunks_mut::<16>();
-        let mut k = steps.start * F::K_PER_STEP;
-        for block in blocks {
-            let width = 16 * F::K_PER_STEP;
+        let width = 16 * F::K_PER_STEP;
+        let mut k = steps.start / F::PARTS * F::K_PER_STEP;
+        let whole = to.len() / (16 * F::PARTS) * (16 * F::PARTS);
+        let (blocks, rest) = to.split_at_mut(whole);
+        for block in blocks.chunks_exact_mut(16 * F::PARTS) {
             if lanes == LANES && k + width <= self.k {
-                let mut tile = [_mm512_setzero_si512(); 16];
-                for (lane, vector) in tile.iter_mut().enumerate() {
-                    let from = &self.data[(first + lane) * self.stride + k..][..width];
-                    let low = load(from, 16);
-                    *vector = if F::BF16 { bf16_pair(low, load(&from[16..], 16)) } else { words(low) };
-                }
-                self.place::<F>(tile, block);
+                self.transposed::<F>(first, k, block);
             } else {
                 self.transposed_edge::<F>(first, lanes, k, block);
             }
@@ -98,34 +93,44 @@ impl<'a> Lanes<'a> {
         }
     }
 
+    /// 16 whole lanes of the steps from `k` on that fill `to`.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    fn transposed<F: Format>(&self, first: usize, k: usize, to: &mut [Row]) {
+        let width = 16 * F::K_PER_STEP;
+        let start = first * self.stride + k;
+        for lane in 0..LANES {
+            let from = &self.data[start + lane * self.stride..][..width];
+            // The same steps of the next 16 lanes, which are packed next.
+            prefetch(from, LANES * self.stride);
+            if F::BF16 {
+                prefetch(&from[LANES..], LANES * self.stride);
+            }
+            put_lane::<F>(lane, load(from, LANES), load(&from[width - LANES..], LANES), to);
+        }
+        self.turn::<F>(to);
+    }
+
     /// A block of 16 steps from `k` on that lacks lanes or goes beyond the end of k.
     #[inline(never)]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    fn transposed_edge<F: Format>(&self, first: usize, lanes: usize, k: usize, to: &mut [Row; 16]) {
-        let mut tile = [_mm512_setzero_si512(); 16];
-        for (lane, vector) in tile[..lanes].iter_mut().enumerate() {
+    fn transposed_edge<F: Format>(&self, first: usize, lanes: usize, k: usize, to: &mut [Row]) {
+        to.fill(Row::ZERO);
+        for lane in 0..lanes {
             let start = (first + lane) * self.stride;
             let from = &self.data[start + k.min(self.k)..start + self.k];
-            *vector = if F::BF16 {
-                bf16_pair(
-                    load(from, from.len()),
-                    load(&from[from.len().min(16)..], from.len().saturating_sub(16)),
-                )
-            } else {
-                words(load(from, from.len()))
-            };
+            let high = &from[from.len().min(LANES)..];
+            put_lane::<F>(lane, load(from, from.len()), load(high, high.len()), to);
         }
-        self.place::<F>(tile, to);
+        self.turn::<F>(to);
     }
 
-    /// Stores 16 steps, given lane by lane.
+    /// From groups of 16 lanes to groups of 16 steps, where the format wants those.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn place<F: Format>(&self, tile: [__m512i; 16], to: &mut [Row; 16]) {
-        if self.by_lane::<F>() {
-            to.iter_mut().zip(tile).for_each(|(to, lane)| store(to, lane));
-        } else {
-            transpose(tile, to);
+    fn turn<F: Format>(&self, groups: &mut [Row]) {
+        if !self.by_lane::<F>() {
+            transpose_all(groups);
         }
     }
 
@@ -136,10 +141,14 @@ impl<'a> Lanes<'a> {
         let lane0 = first * LANES;
         let lanes = (strips * LANES).min(self.lanes - lane0);
         let interleave = interleaving();
-        for (row, step) in steps.clone().enumerate() {
-            let k = step * F::K_PER_STEP;
+        for step in 0..steps.len() / F::PARTS {
+            let k = (steps.start / F::PARTS + step) * F::K_PER_STEP;
+            // Where the parts of a step are.
+            let row = |part: usize| step / 16 * 16 * F::PARTS + part * 16 + step % 16;
             if k >= self.k {
-                to[row..].iter_mut().step_by(steps.len()).for_each(|to| *to = Row::ZERO);
+                for part in 0..F::PARTS {
+                    to[row(part)..].iter_mut().step_by(steps.len()).for_each(|to| *to = Row::ZERO);
+                }
                 continue;
             }
             let even = &self.data[k * self.stride + lane0..][..lanes];
@@ -150,47 +159,95 @@ impl<'a> Lanes<'a> {
             };
             // A last k without a partner is paired with zeros.
             let paired = if k + 1 < self.k { u16::MAX } else { 0 };
+            let mut put = |strip: usize, even, odd| {
+                let numbers = numbers::<F>(even, _mm512_maskz_mov_ps(paired, odd));
+                for part in 0..F::PARTS {
+                    let vector = match F::BF16 {
+                        true => _mm512_permutexvar_epi16(interleave, numbers[part]),
+                        false => numbers[part],
+                    };
+                    store(&mut to[strip * steps.len() + row(part)], vector);
+                }
+            };
             let ahead = AHEAD * self.stride;
-            let ((even, even_rest), (odd, odd_rest)) = (even.as_chunks(), odd.as_chunks());
+            let ((even, even_rest), (odd, odd_rest)) = (even.as_chunks::<LANES>(), odd.as_chunks::<LANES>());
             for (strip, (even, odd)) in even.iter().zip(odd).enumerate() {
                 prefetch(even, ahead);
                 prefetch(odd, ahead);
-                let vector = in_order::<F>(load(even, LANES), load(odd, LANES), paired, interleave);
-                store(&mut to[strip * steps.len() + row], vector);
+                put(strip, load(even, LANES), load(odd, LANES));
             }
             if !even_rest.is_empty() {
-                let (even_rest, odd_rest) =
-                    (load(even_rest, even_rest.len()), load(odd_rest, odd_rest.len()));
-                let vector = in_order::<F>(even_rest, odd_rest, paired, interleave);
-                store(&mut to[even.len() * steps.len() + row], vector);
+                put(even.len(), load(even_rest, even_rest.len()), load(odd_rest, odd_rest.len()));
             }
         }
         if self.by_lane::<F>() {
-            for block in to.as_chunks_mut::<16>().0 {
-                let rows = block.map(|row| load_row(&row));
-                transpose(rows, block);
-            }
+            transpose_all(to);
         }
     }
 }
 
-/// A step of a strip from one or two rows of lanes; `paired` masks the second.
+/// Puts what stands for 16 steps of a lane in its place among the lanes of each part.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn in_order<F: Format>(even: __m512, odd: __m512, paired: u16, interleave: __m512i) -> __m512i {
-    if F::BF16 {
-        _mm512_permutexvar_epi16(interleave, bf16_pair(even, _mm512_maskz_mov_ps(paired, odd)))
-    } else {
-        words(even)
+fn put_lane<F: Format>(lane: usize, low: __m512, high: __m512, to: &mut [Row]) {
+    for (to, numbers) in to.as_chunks_mut::<16>().0.iter_mut().zip(numbers::<F>(low, high)) {
+        store(&mut to[lane], numbers);
     }
 }
 
+/// Transposes groups of 16 rows, each on its own.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transpose_all(groups: &mut [Row]) {
+    for group in groups.as_chunks_mut::<16>().0 {
+        let rows = group.map(|row| load_row(&row));
+        transpose(rows, group);
+    }
+}
+
+/// What stands for 16 or 32 floats in a format: for each part of a number, the 16 of `low`, or as bf16 those of `low` and
+/// `high`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn numbers<F: Format>(low: __m512, high: __m512) -> [__m512i; 3] {
+    let none = _mm512_setzero_si512();
+    match F::PARTS {
+        3 => thirds(low, high),
+        _ if F::BF16 => [bf16_pair(low, high), none, none],
+        _ => [_mm512_castps_si512(low), none, none],
+    }
+}
+
+/// Three bf16 numbers for each of 32 floats, of which each is the sum; each third is what the ones before it leave, rounded
+/// to nearest.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn thirds(low: __m512, high: __m512) -> [__m512i; 3] {
+    // Rounding a larger number would give infinity; what is left of it here is small.
+    let largest = _mm512_set1_ps(f32::from_bits(0x7f7f_0000));
+    let within = |x| _mm512_max_ps(_mm512_sub_ps(_mm512_setzero_ps(), largest), _mm512_min_ps(largest, x));
+    let first = bf16_pair(within(low), within(high));
+    let (low, high) = less(low, high, first);
+    let second = bf16_pair(low, high);
+    let (low, high) = less(low, high, second);
+    [first, second, bf16_pair(low, high)]
+}
+
+/// 32 floats less what was rounded of them.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn less(low: __m512, high: __m512, rounded: __m512i) -> (__m512, __m512) {
+    let widened = |half| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half)));
+    let (first, second) = (_mm512_castsi512_si256(rounded), _mm512_extracti64x4_epi64::<1>(rounded));
+    (_mm512_sub_ps(low, widened(first)), _mm512_sub_ps(high, widened(second)))
+}
+
 /// Values of k by which reads of adjacent lanes are announced: the hardware does not foresee strides.
-const AHEAD: usize = 16;
+const AHEAD: usize = 8;
 
 /// Asks for the cache line some floats behind `from`, wherever that is.
 #[inline]
-fn prefetch(from: &[f32; LANES], distance: usize) {
+fn prefetch(from: &[f32], distance: usize) {
     // SAFETY: a hint; it may name any address.
     unsafe { _mm_prefetch::<_MM_HINT_T0>(from.as_ptr().wrapping_add(distance).cast()) }
 }
@@ -203,12 +260,6 @@ fn load(from: &[f32], count: usize) -> __m512 {
     let mask = if count >= 16 { u16::MAX } else { (1 << count) - 1 };
     // SAFETY: masked-off lanes are not accessed, and the rest were checked to be in the slice.
     unsafe { _mm512_maskz_loadu_ps(mask, from.as_ptr()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn words(vector: __m512) -> __m512i {
-    _mm512_castps_si512(vector)
 }
 
 #[target_feature(enable = "avx512f")]

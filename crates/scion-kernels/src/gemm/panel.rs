@@ -8,7 +8,7 @@ use crate::shared::SharedMut;
 #[cfg(target_arch = "x86_64")]
 use super::format::{Format, Layout, with_format};
 #[cfg(target_arch = "x86_64")]
-use super::kernel::Tile;
+use super::kernel::{Ahead, Tile};
 #[cfg(target_arch = "x86_64")]
 use super::pack::{LANES, Lanes, Row};
 
@@ -213,6 +213,7 @@ impl Product {
                         cols,
                         accumulate: self.accumulate,
                         bias: None,
+                        ahead: Ahead::new(self.c.add(row * self.stride + col), rows, self.stride, 0),
                     });
                 }
             }

@@ -3,11 +3,12 @@
 use super::epilogue::Output;
 use super::*;
 
-const KERNELS: [(Isa, Precision); 5] = [
+const KERNELS: [(Isa, Precision); 6] = [
     (Isa::Portable, Precision::F32),
     (Isa::Portable, Precision::Bf16),
     (Isa::Avx512Bf16, Precision::F32),
     (Isa::Avx512Bf16, Precision::Bf16),
+    (Isa::Amx, Precision::F32),
     (Isa::Amx, Precision::Bf16),
 ];
 
