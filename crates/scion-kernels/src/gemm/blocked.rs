@@ -10,6 +10,7 @@ use super::kernel::{Ahead, Tile};
 use super::matrix::{MatRef, Side};
 use super::pack::{LANES, Lanes, Row};
 use rayon::prelude::*;
+use std::arch::x86_64::*;
 use std::cell::Cell;
 use std::ops::Range;
 use std::thread::LocalKey;
@@ -160,6 +161,7 @@ impl Block {
                     F::begin();
                     self.sweep::<F>(packed, b, steps, per_block, out);
                     F::end();
+                    _mm_sfence();
                 }
             }
         });
@@ -227,7 +229,14 @@ impl Block {
                         if activates {
                             let row = self.row + row;
                             let (rows, cols) = (row..row + rows, col..col + cols);
-                            out.activate::<true>(rows, cols, &mut sums.0, F::TILE_COLS, accumulate);
+                            out.activate::<true>(
+                                rows,
+                                cols,
+                                &mut sums.0,
+                                F::TILE_COLS,
+                                accumulate,
+                                |from, to| stream(from, to),
+                            );
                         }
                     }
                 }
@@ -237,6 +246,18 @@ impl Block {
                 }
             }
         }
+    }
+}
+
+/// Copies past the caches: what is not read soon.
+#[target_feature(enable = "avx512f")]
+fn stream(from: &[f32], to: &mut [f32]) {
+    if !to.as_ptr().addr().is_multiple_of(64) || !from.len().is_multiple_of(LANES) {
+        return to.copy_from_slice(from);
+    }
+    for (from, to) in from.as_chunks::<LANES>().0.iter().zip(to.as_chunks_mut::<LANES>().0) {
+        // SAFETY: both hold a vector; the second is aligned.
+        unsafe { _mm512_stream_ps(to.as_mut_ptr(), _mm512_loadu_ps(from.as_ptr())) }
     }
 }
 

@@ -108,7 +108,7 @@ impl<'a> Output<'a> {
     /// Bytes from an element to that of the matrix that the activation reads or writes beside it.
     pub(super) fn companion(&self) -> isize {
         let to = match self.activation {
-            Elementwise::GeluStoring(pre) => pre.addr(),
+            Elementwise::GeluStoring(_) => self.data.addr(),
             Elementwise::GeluBackward(pre) => pre.addr(),
             _ => self.data.addr(),
         };
@@ -138,6 +138,7 @@ impl<'a> Output<'a> {
         sums: &mut [f32],
         stride: usize,
         accumulate: bool,
+        put_away: impl Fn(&[f32], &mut [f32]),
     ) {
         debug_assert!(rows.end <= self.rows && cols.end <= self.cols);
         for (row, sums) in rows.zip(sums.chunks_mut(stride)) {
@@ -155,7 +156,7 @@ impl<'a> Output<'a> {
                     Elementwise::Relu => each(sums, c, |x| if x < 0.0 { 0.0 } else { x }),
                     Elementwise::Gelu => each(sums, c, gelu_one::<FUSED>),
                     Elementwise::GeluStoring(pre) => {
-                        std::slice::from_raw_parts_mut(pre.add(at), cols.len()).copy_from_slice(sums);
+                        put_away(sums, std::slice::from_raw_parts_mut(pre.add(at), cols.len()));
                         each(sums, c, gelu_one::<FUSED>);
                     }
                     Elementwise::GeluBackward(pre) => {

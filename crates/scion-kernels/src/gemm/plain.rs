@@ -139,7 +139,9 @@ unsafe fn finish_row<const FUSED: bool>(out: &Output<'_>, row: usize) {
             if let Some(bias) = out.bias(col) {
                 sums[..cols].iter_mut().zip(bias).for_each(|(sum, bias)| *sum += bias);
             }
-            out.activate::<FUSED>(row..row + 1, col..col + cols, &mut sums, 64, false);
+            out.activate::<FUSED>(row..row + 1, col..col + cols, &mut sums, 64, false, |from, to| {
+                to.copy_from_slice(from)
+            });
         }
     }
 }
