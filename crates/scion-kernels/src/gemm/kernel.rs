@@ -55,6 +55,22 @@ impl Ahead {
         let last = first.wrapping_add(rows.saturating_sub(Self::ROWS) * stride);
         Self { first, stride: stride * size_of::<f32>(), companion, last }
     }
+
+    /// Asks for all rows of a tile of `N` strips.
+    fn ask<const N: usize>(&self) {
+        for row in 0..ROWS {
+            for strip in 0..N {
+                let address = self.first.wrapping_byte_add(row * self.stride + strip * size_of::<Row>());
+                // SAFETY: hints; they may name any address.
+                unsafe {
+                    _mm_prefetch::<_MM_HINT_ET0>(address.cast());
+                    if self.companion != 0 {
+                        _mm_prefetch::<_MM_HINT_ET0>(address.wrapping_byte_offset(self.companion).cast());
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// Computes a tile of at most [`ROWS`] rows and [`STRIPS`] · 16 columns, neither zero.
@@ -76,6 +92,7 @@ pub(super) unsafe fn compute<const BF16: bool>(tile: Tile<'_>) {
 
 #[target_feature(enable = "avx512f,avx512bf16")]
 unsafe fn compute_strips<const BF16: bool, const N: usize>(tile: Tile<'_>) {
+    tile.ahead.ask::<N>();
     let mut sums = [[_mm512_setzero_ps(); N]; ROWS];
     let (mut a, mut b) = (tile.a, tile.b);
     for _ in 0..tile.steps {

@@ -65,7 +65,9 @@ impl<'a> Lanes<'a> {
                 self.pack_transposing::<F>(first + i, steps.clone(), strip);
             }
         } else {
-            self.pack_in_order::<F>(first, steps, to);
+            for (i, strips) in to.chunks_mut(ABREAST * steps.len()).enumerate() {
+                self.pack_in_order::<F>(first + i * ABREAST, steps.clone(), strips);
+            }
         }
     }
 
@@ -134,54 +136,56 @@ impl<'a> Lanes<'a> {
         }
     }
 
-    /// Lanes adjacent in memory: each step reads one or two runs that cross all strips.
+    /// Lanes adjacent in memory: each step reads one or two runs that cross the strips.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     fn pack_in_order<F: Format>(&self, first: usize, steps: Range<usize>, to: &mut [Row]) {
-        let strips = to.len() / steps.len();
+        let len = steps.len();
+        let group_len = 16 * F::PARTS;
         let lane0 = first * LANES;
-        let lanes = (strips * LANES).min(self.lanes - lane0);
-        let interleave = interleaving();
-        for step in 0..steps.len() / F::PARTS {
-            let k = (steps.start / F::PARTS + step) * F::K_PER_STEP;
-            // Where the parts of a step are.
-            let row = |part: usize| step / 16 * 16 * F::PARTS + part * 16 + step % 16;
-            if k >= self.k {
-                for part in 0..F::PARTS {
-                    to[row(part)..].iter_mut().step_by(steps.len()).for_each(|to| *to = Row::ZERO);
-                }
-                continue;
+        let lanes = (to.len() / len * LANES).min(self.lanes - lane0);
+        for group in (0..len).step_by(group_len) {
+            let k = (steps.start + group) / F::PARTS * F::K_PER_STEP;
+            for step in 0..(len - group).min(group_len) / F::PARTS {
+                self.pack_step::<F>(k + step * F::K_PER_STEP, lane0..lane0 + lanes, &mut to[group + step..], len);
             }
-            let even = &self.data[k * self.stride + lane0..][..lanes];
-            let odd = if F::BF16 && k + 1 < self.k {
-                &self.data[(k + 1) * self.stride + lane0..][..lanes]
-            } else {
-                even
-            };
-            // A last k without a partner is paired with zeros.
-            let paired = if k + 1 < self.k { u16::MAX } else { 0 };
-            let mut put = |strip: usize, even, odd| {
-                let numbers = numbers::<F>(even, _mm512_maskz_mov_ps(paired, odd));
-                for part in 0..F::PARTS {
-                    let vector = match F::BF16 {
-                        true => _mm512_permutexvar_epi16(interleave, numbers[part]),
-                        false => numbers[part],
-                    };
-                    store(&mut to[strip * steps.len() + row(part)], vector);
-                }
-            };
-            let ahead = AHEAD * self.stride;
-            let ((even, even_rest), (odd, odd_rest)) = (even.as_chunks::<LANES>(), odd.as_chunks::<LANES>());
-            for (strip, (even, odd)) in even.iter().zip(odd).enumerate() {
-                prefetch(even, ahead);
-                prefetch(odd, ahead);
-                put(strip, load(even, LANES), load(odd, LANES));
-            }
-            if !even_rest.is_empty() {
-                put(even.len(), load(even_rest, even_rest.len()), load(odd_rest, odd_rest.len()));
+            if self.by_lane::<F>() {
+                to.chunks_exact_mut(len).for_each(|strip| transpose_all(&mut strip[group..][..group_len]));
             }
         }
-        if self.by_lane::<F>() {
-            transpose_all(to);
+    }
+
+    /// One step of some lanes, that of value `k`; strips are `len` rows apart, parts of a number 16.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    fn pack_step<F: Format>(&self, k: usize, lanes: Range<usize>, to: &mut [Row], len: usize) {
+        if k >= self.k {
+            for strip in to.chunks_mut(len) {
+                (0..F::PARTS).for_each(|part| strip[part * 16] = Row::ZERO);
+            }
+            return;
+        }
+        let row = |k: usize| &self.data[k * self.stride + lanes.start..][..lanes.len()];
+        let even = row(k);
+        let odd = if F::BF16 && k + 1 < self.k { row(k + 1) } else { even };
+        // A last k without a partner is paired with zeros.
+        let paired = if k + 1 < self.k { u16::MAX } else { 0 };
+        let interleave = interleaving();
+        let mut put = |strip: usize, even, odd| {
+            let numbers = numbers::<F>(even, _mm512_maskz_mov_ps(paired, odd));
+            for (part, numbers) in numbers.into_iter().enumerate().take(F::PARTS) {
+                let numbers = if F::BF16 { _mm512_permutexvar_epi16(interleave, numbers) } else { numbers };
+                store(&mut to[strip * len + part * 16], numbers);
+            }
+        };
+        let ahead = AHEAD * self.stride;
+        let ((even, even_rest), (odd, odd_rest)) = (even.as_chunks::<LANES>(), odd.as_chunks::<LANES>());
+        for (strip, (even, odd)) in even.iter().zip(odd).enumerate() {
+            prefetch(even, ahead);
+            prefetch(odd, ahead);
+            put(strip, load(even, LANES), load(odd, LANES));
+        }
+        if !even_rest.is_empty() {
+            put(even.len(), load(even_rest, even_rest.len()), load(odd_rest, odd_rest.len()));
         }
     }
 }
@@ -242,6 +246,9 @@ fn less(low: __m512, high: __m512, rounded: __m512i) -> (__m512, __m512) {
     (_mm512_sub_ps(low, widened(first)), _mm512_sub_ps(high, widened(second)))
 }
 
+/// Strips that are packed in one go where lanes are adjacent. Their lines often lie in one set of the cache, whose ways more
+/// would exceed.
+const ABREAST: usize = 4;
 /// Values of k by which reads of adjacent lanes are announced: the hardware does not foresee strides.
 const AHEAD: usize = 8;
 
