@@ -146,7 +146,12 @@ impl<'a> Lanes<'a> {
         for group in (0..len).step_by(group_len) {
             let k = (steps.start + group) / F::PARTS * F::K_PER_STEP;
             for step in 0..(len - group).min(group_len) / F::PARTS {
-                self.pack_step::<F>(k + step * F::K_PER_STEP, lane0..lane0 + lanes, &mut to[group + step..], len);
+                self.pack_step::<F>(
+                    k + step * F::K_PER_STEP,
+                    lane0..lane0 + lanes,
+                    &mut to[group + step..],
+                    len,
+                );
             }
             if self.by_lane::<F>() {
                 to.chunks_exact_mut(len).for_each(|strip| transpose_all(&mut strip[group..][..group_len]));

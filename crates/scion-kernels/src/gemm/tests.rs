@@ -167,6 +167,57 @@ fn bf16_stays_within_operand_rounding_of_f32() {
     }
 }
 
+/// The largest error of a product of [64, 1024] and [1024, 64] relative to the sum of its terms' magnitudes, which is
+/// what rounding errors are proportional to.
+fn relative_error(kernel: (Isa, Precision), case: &Case) -> f64 {
+    let (m, n, k) = case.shape;
+    let c = case.run(kernel, false, false, Epilogue::default());
+    let exact = case.exact(Precision::F32);
+    let magnitude = |i: usize| -> f64 {
+        (0..k).map(|p| f64::from((case.a[i / n * k + p] * case.b[p * n + i % n]).abs())).sum()
+    };
+    (0..m * n)
+        .map(|i| (f64::from(c[i]) - exact[i]).abs() / magnitude(i))
+        .fold(0.0, |most, error| if error > most || error.is_nan() { error } else { most })
+}
+
+#[test]
+fn f32_products_on_matrix_registers_are_as_accurate_as_on_vectors() {
+    if Isa::detect() < Isa::Amx {
+        return;
+    }
+    // Numbers alike, and numbers whose sizes are up to 2⁴⁰ apart.
+    for spread in [0, 40] {
+        let mut case = Case::new((64, 64, 1024), false, false, 0);
+        let scales = random(9, case.a.len() + case.b.len());
+        let scaled = case.a.iter_mut().chain(&mut case.b);
+        scaled.zip(scales).for_each(|(x, s)| *x *= (s * spread as f32 / 2.0).round().exp2());
+        let [vectors, matrix] =
+            [Isa::Avx512Bf16, Isa::Amx].map(|isa| relative_error((isa, Precision::F32), &case));
+        let bf16 = relative_error((Isa::Amx, Precision::Bf16), &case);
+        // 0.9 and 1.5 times have been seen: sums are rounded in another order.
+        assert!(matrix < 2.0 * vectors, "{matrix} on matrix registers, {vectors} on vectors");
+        assert!(matrix < 1e-3 * bf16, "{matrix} in f32, {bf16} in bf16");
+    }
+}
+
+#[test]
+fn f32_products_hold_single_numbers_to_the_last_bit() {
+    // A single product has one rounding to make; the largest numbers, and those that round up to a power of two in bf16.
+    let values =
+        [1.0, 1.0 + f32::EPSILON, 2.0 - f32::EPSILON, 3.0e38, f32::MAX, -f32::MAX, 1.999, 1e-30, 0.0, -7.25];
+    for kernel in kernels().filter(|(_, precision)| *precision == Precision::F32) {
+        let one = [1.0];
+        let mut c = vec![0.0; values.len()];
+        let out = Output::new((values.len(), 1), &mut c, 1, false, Epilogue::default());
+        matmul_on(kernel.0, kernel.1, MatRef::new(&values, values.len(), 1), MatRef::new(&one, 1, 1), &out);
+        assert_eq!(c, values, "{kernel:?} as the left-hand side");
+        let out = Output::new((1, values.len()), &mut c, values.len(), false, Epilogue::default());
+        matmul_on(kernel.0, kernel.1, MatRef::new(&one, 1, 1), MatRef::new(&values, 1, values.len()), &out);
+        assert_eq!(c, values, "{kernel:?} as the right-hand side");
+    }
+}
+
 #[test]
 fn empty_dimensions() {
     for kernel in kernels() {
