@@ -90,7 +90,11 @@ fn ask_for_huge_pages(block: *mut u8, size: usize) {
     let first = first.next_multiple_of(PAGE);
     // SAFETY: advice about whole pages of the block or the heap; their contents stay.
     unsafe {
-        libc::madvise(block.with_addr(first).cast(), (end - first) / PAGE * PAGE, libc::MADV_HUGEPAGE);
+        libc::madvise(
+            block.with_addr(first).cast(),
+            end.saturating_sub(first) / PAGE * PAGE,
+            libc::MADV_HUGEPAGE,
+        );
     }
 }
 
@@ -118,5 +122,32 @@ pub fn keep_freed_memory() {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30);
         libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
         libc::mallopt(libc::M_TOP_PAD, 256 << 20);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_aligned_as_asked_and_keep_their_contents_when_they_grow() {
+        // From left alone to aligned, to such as huge pages are asked for, and back.
+        let sizes = [100, 4096, CacheLines::HUGE_FROM + 1, 5000, 64];
+        for align in [1, 8, 64, 256] {
+            let mut layout = Layout::from_size_align(8, align).unwrap();
+            // SAFETY: layouts are those of the blocks, and writes and reads stay inside.
+            unsafe {
+                let mut block = CacheLines.alloc_zeroed(layout);
+                (0..8).for_each(|i| *block.add(i) += i as u8);
+                for size in sizes {
+                    block = CacheLines.realloc(block, layout, size);
+                    layout = Layout::from_size_align(size, align).unwrap();
+                    let line = if size >= CacheLines::FROM { CacheLines::LINE } else { 1 };
+                    assert!(block.addr().is_multiple_of(align.max(line)), "{size} bytes, aligned to {align}");
+                    assert!((0..8).all(|i| *block.add(i) == i as u8), "{size} bytes, aligned to {align}");
+                }
+                CacheLines.dealloc(block, layout);
+            }
+        }
     }
 }

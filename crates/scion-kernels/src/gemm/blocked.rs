@@ -161,6 +161,7 @@ impl Block {
                     F::begin();
                     self.sweep::<F>(packed, b, steps, per_block, out);
                     F::end();
+                    // What was streamed is there before another thread hears that the task is done.
                     _mm_sfence();
                 }
             }
@@ -223,7 +224,7 @@ impl Block {
                                 out.at(self.row + row, col),
                                 rows,
                                 out.row_stride,
-                                if activates { out.companion() } else { 0 },
+                                if last { out.companion() } else { 0 },
                             ),
                         });
                         if activates {
@@ -249,7 +250,7 @@ impl Block {
     }
 }
 
-/// Copies past the caches: what is not read soon.
+/// Copies past the caches what is not read soon. Other threads see it after a store fence.
 #[target_feature(enable = "avx512f")]
 fn stream(from: &[f32], to: &mut [f32]) {
     if !to.as_ptr().addr().is_multiple_of(64) || !from.len().is_multiple_of(LANES) {

@@ -105,14 +105,12 @@ impl<'a> Output<'a> {
         unsafe { self.data.add(row * self.row_stride + col) }
     }
 
-    /// Bytes from an element to that of the matrix that the activation reads or writes beside it.
+    /// Bytes from an element to that of the matrix that the activation reads beside it; 0 if it reads none.
     pub(super) fn companion(&self) -> isize {
-        let to = match self.activation {
-            Elementwise::GeluStoring(_) => self.data.addr(),
-            Elementwise::GeluBackward(pre) => pre.addr(),
-            _ => self.data.addr(),
-        };
-        to.wrapping_sub(self.data.addr()).cast_signed()
+        match self.activation {
+            Elementwise::GeluBackward(pre) => pre.addr().wrapping_sub(self.data.addr()).cast_signed(),
+            _ => 0,
+        }
     }
 
     /// The bias of the columns from `col` on.
@@ -127,6 +125,7 @@ impl<'a> Output<'a> {
 
     /// Stores the activation of a rectangle's `sums`, whose rows are `stride` apart; with `accumulate`, of what C holds
     /// and the sums. Sums lie elsewhere than in C so that they are not read through lines that C still waits for.
+    /// `put_away` copies what only a backward pass will read.
     ///
     /// # Safety
     /// The rectangle is inside the output and no other thread touches it.

@@ -7,7 +7,7 @@ use super::{amx, pack::LANES};
 
 /// A layout of packed operands and the kernel that multiplies it.
 pub(super) trait Format {
-    /// Whether operands are rounded to bf16.
+    /// Whether a step holds pairs of bf16 numbers rather than f32 numbers.
     const BF16: bool;
     /// Steps of a strip come in multiples of this.
     const STEP_GROUP: usize;

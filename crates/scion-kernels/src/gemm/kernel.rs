@@ -32,8 +32,8 @@ pub(super) struct Tile<'a> {
     pub(super) ahead: Ahead,
 }
 
-/// Where a tile's rows of C are, and those of a matrix that its activation reads or writes beside C. A kernel may ask for
-/// their cache lines while it computes.
+/// Where a tile's rows of C are, and those of a matrix that its activation reads beside C. A kernel may ask for their cache
+/// lines while it computes.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(super) struct Ahead {

@@ -9,7 +9,7 @@ use super::{blocked, format::Layout, pack};
 /// What the operands of a product are rounded to. Sums are always f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Precision {
-    /// Operands as they are.
+    /// Operands as they are, but for denormal numbers, which may count as zero.
     F32,
     /// Operands rounded to bf16, to nearest, ties to even.
     Bf16,

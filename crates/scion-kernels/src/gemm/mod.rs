@@ -2,8 +2,9 @@
 //!
 //! `C[m,n] = op(A)[m,k] · op(B)[k,n]`, optionally added to C, with bias and GELU applied while a
 //! tile of C is still in cache. Where the machine has AVX-512 with bf16 dot products, both
-//! precisions run on this module's own kernels (`format`, `pack`, `kernel`, `amx`, `blocked`); elsewhere on
-//! the `gemm` crate, with bf16 operands rounded first so that the numbers are of the same class.
+//! precisions run on this module's own kernels (`format`, `pack`, `kernel`, `amx`, `blocked`), with
+//! matrix registers f32 products as six bf16 products each; elsewhere on the `gemm` crate, with bf16
+//! operands rounded first so that the numbers are of the same class.
 //!
 //! Results do not depend on the number of threads: every element of C is summed in an order fixed
 //! by k alone. Threads are Rayon's.
