@@ -81,11 +81,35 @@ pub(crate) fn input_gradient(
 /// Gradient of a linear layer's weight, from its input [rows, in] and the gradient of its output [rows, out].
 pub(crate) fn weight_gradient(precision: Precision, dy: &[f32], x: &Array, weight: &Array) -> Array {
     let (rows, outputs, inputs) = (x.rows(), weight.rows(), weight.width());
-    // SAFETY: the product writes every element.
-    let mut dw = unsafe { unfilled(outputs * inputs) };
-    let (a, b) = (MatRef::new(dy, rows, outputs).t(), MatRef::new(x.values(), rows, inputs));
-    matmul(precision, a, b, &mut dw, inputs, false, Epilogue::default());
+    let (dy, x) = (MatRef::new(dy, rows, outputs), MatRef::new(x.values(), rows, inputs));
+    let product = |left: MatRef<'_>, right: MatRef<'_>| {
+        // SAFETY: the product writes every element.
+        let mut dw = unsafe { unfilled(outputs * inputs) };
+        matmul(precision, left.t(), right, &mut dw, right.cols(), false, Epilogue::default());
+        dw
+    };
+    // A left-hand side is packed where it is used, a right-hand side as a whole before: the larger one goes left.
+    let dw = if outputs >= inputs { product(dy, x) } else { transposed(&product(x, dy), outputs) };
     Array::from_vec(dw, weight.dims())
+}
+
+/// The transpose of a matrix of `width` columns.
+fn transposed(values: &[f32], width: usize) -> Vec<f32> {
+    /// Rows and columns of what is moved at a time: a cache line each way.
+    const SIDE: usize = 16;
+    let rows = values.len() / width;
+    // SAFETY: the loops below write every element.
+    let mut to = unsafe { unfilled(values.len()) };
+    to.par_chunks_mut(SIDE * rows).enumerate().for_each(|(band, to)| {
+        for first in (0..rows).step_by(SIDE) {
+            let count = SIDE.min(rows - first);
+            for (column, to) in to.chunks_exact_mut(rows).enumerate() {
+                let from = values[first * width + band * SIDE + column..].iter().step_by(width);
+                to[first..first + count].iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+            }
+        }
+    });
+    to
 }
 
 /// Sums over rows, in blocks whose order does not depend on the number of threads.
