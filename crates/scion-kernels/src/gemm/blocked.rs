@@ -4,7 +4,7 @@
 //! task each. A task packs its rows of A (they stay in L2) and sweeps them past one group of B's columns
 //! after another, each in blocks of k.
 
-use super::epilogue::Output;
+use super::epilogue::{LONGEST, Output};
 use super::format::{Format, Layout, with_format};
 use super::kernel::{Ahead, Tile};
 use super::matrix::{MatRef, Side};
@@ -183,7 +183,7 @@ impl Block {
         per_block: usize,
         out: &Output<'_>,
     ) {
-        const { assert!(F::TILE_ROWS * F::TILE_COLS <= Sums::LEN) }
+        const { assert!(F::TILE_ROWS * F::TILE_COLS <= Sums::LEN && F::TILE_COLS <= LONGEST) }
         let mut sums = Sums([0.0; Sums::LEN]);
         for col in (self.col..self.col + self.cols).step_by(F::TILE_COLS) {
             let cols = F::TILE_COLS.min(self.col + self.cols - col);
@@ -204,6 +204,10 @@ impl Block {
                             true => (sums.0.as_mut_ptr(), F::TILE_COLS),
                             false => (out.at(self.row + row, col), out.row_stride),
                         };
+                        let (ahead, ahead_stride) = match activates && out.puts_away() {
+                            true => (c, c_stride),
+                            false => (out.at(self.row + row, col), out.row_stride),
+                        };
                         F::compute(Tile {
                             a: left
                                 .as_ptr()
@@ -221,9 +225,9 @@ impl Block {
                             accumulate: accumulate && !activates,
                             bias: if last { out.bias(col) } else { None },
                             ahead: Ahead::new(
-                                out.at(self.row + row, col),
+                                ahead,
                                 rows,
-                                out.row_stride,
+                                ahead_stride,
                                 if last { out.companion() } else { 0 },
                             ),
                         });

@@ -105,6 +105,11 @@ impl<'a> Output<'a> {
         unsafe { self.data.add(row * self.row_stride + col) }
     }
 
+    /// Whether [`Self::activate`] puts its results away, so that there is no use in fetching what they overwrite.
+    pub(super) fn puts_away(&self) -> bool {
+        matches!(self.activation, Elementwise::GeluStoring(_))
+    }
+
     /// Bytes from an element to that of the matrix that the activation reads beside it; 0 if it reads none.
     pub(super) fn companion(&self) -> isize {
         match self.activation {
@@ -125,7 +130,8 @@ impl<'a> Output<'a> {
 
     /// Stores the activation of a rectangle's `sums`, whose rows are `stride` apart; with `accumulate`, of what C holds
     /// and the sums. Sums lie elsewhere than in C so that they are not read through lines that C still waits for.
-    /// `put_away` copies what only a backward pass will read.
+    /// `put_away` stores what is read much later: a backward pass will read GELU's argument, and its results are more than
+    /// fit the caches. Rectangles are at most [`LONGEST`] columns wide.
     ///
     /// # Safety
     /// The rectangle is inside the output and no other thread touches it.
@@ -156,7 +162,10 @@ impl<'a> Output<'a> {
                     Elementwise::Gelu => each(sums, c, gelu_one::<FUSED>),
                     Elementwise::GeluStoring(pre) => {
                         put_away(sums, std::slice::from_raw_parts_mut(pre.add(at), cols.len()));
-                        each(sums, c, gelu_one::<FUSED>);
+                        let mut results = [0.0; LONGEST];
+                        let results = &mut results[..sums.len()];
+                        each(sums, results, gelu_one::<FUSED>);
+                        put_away(results, c);
                     }
                     Elementwise::GeluBackward(pre) => {
                         let pre = std::slice::from_raw_parts(pre.add(at), cols.len());
@@ -167,6 +176,9 @@ impl<'a> Output<'a> {
         }
     }
 }
+
+/// Most columns of a rectangle that is activated at a time.
+pub(super) const LONGEST: usize = 64;
 
 /// Elements processed at a time: one AVX-512 register. Rows of a tile are too short for the longer
 /// runs that the compiler would choose.

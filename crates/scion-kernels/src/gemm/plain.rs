@@ -1,7 +1,7 @@
 //! Products through the `gemm` crate, for machines without this module's own kernels. Bf16 operands
 //! are rounded copies; the epilogue is a second pass over the rows.
 
-use super::epilogue::Output;
+use super::epilogue::{LONGEST, Output};
 use super::matrix::{MatRef, Precision};
 use super::vmath::TARGET_FUSES;
 use rayon::prelude::*;
@@ -130,7 +130,7 @@ unsafe fn finish(out: &Output<'_>, row: usize) {
 /// As [`finish`].
 #[inline(always)]
 unsafe fn finish_row<const FUSED: bool>(out: &Output<'_>, row: usize) {
-    let mut sums = [0.0; 64];
+    let mut sums = [0.0; LONGEST];
     for col in (0..out.cols).step_by(sums.len()) {
         let cols = sums.len().min(out.cols - col);
         // SAFETY: the caller's promise; `Output` checked that C holds the row.
@@ -139,7 +139,7 @@ unsafe fn finish_row<const FUSED: bool>(out: &Output<'_>, row: usize) {
             if let Some(bias) = out.bias(col) {
                 sums[..cols].iter_mut().zip(bias).for_each(|(sum, bias)| *sum += bias);
             }
-            out.activate::<FUSED>(row..row + 1, col..col + cols, &mut sums, 64, false, |from, to| {
+            out.activate::<FUSED>(row..row + 1, col..col + cols, &mut sums, LONGEST, false, |from, to| {
                 to.copy_from_slice(from)
             });
         }
