@@ -33,7 +33,7 @@ pub(super) struct Tile<'a> {
 }
 
 /// Where a tile's rows of C are, and those of a matrix that its activation reads beside C. A kernel may ask for their cache
-/// lines while it computes.
+/// lines while it computes. The assembly of `amx` finds the fields by their offsets.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(super) struct Ahead {
