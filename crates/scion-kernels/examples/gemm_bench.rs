@@ -95,7 +95,7 @@ fn main() {
         let packed_speed = best(flops, || matmul_packed(a, &packed, &mut c, n, false, Epilogue::default()));
         let bias = filled(n);
         let gelu_speed = best(flops, || {
-            let activation = Activation::Gelu { pre_activation: None };
+            let activation = Activation::Gelu { derivative: None };
             matmul_packed(a, &packed, &mut c, n, false, Epilogue { bias: Some(&bias), activation });
         });
         println!(

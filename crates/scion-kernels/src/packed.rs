@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use crate::array::Array;
-use crate::gemm::{Epilogue, MatRef, PackedB, Precision, matmul, matmul_packed};
+use crate::gemm::{Element, Epilogue, MatRef, PackedB, Precision, matmul, matmul_packed};
 
 /// The packed weights of models that run many times unchanged, such as one that images are drawn from.
 ///
@@ -52,12 +52,12 @@ impl PackedWeights {
 }
 
 /// `c = activation(a · Wᵀ + b)` for a weight of [out, in]; with `reuse`, by way of the [`PackedWeights`] in use.
-pub(crate) fn times_weight(
+pub(crate) fn times_weight<A: Element, C: Element>(
     precision: Precision,
-    a: MatRef<'_>,
+    a: MatRef<'_, A>,
     weight: &Array,
-    c: &mut [f32],
-    epilogue: Epilogue<'_>,
+    c: &mut [C],
+    epilogue: Epilogue<'_, C>,
     reuse: bool,
 ) {
     let (outputs, inputs) = (weight.rows(), weight.width());

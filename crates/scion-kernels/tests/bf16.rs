@@ -59,6 +59,10 @@ fn bf16_products_are_close() {
         let found = linear(x.clone(), w.clone(), b.clone(), activation);
         let expected = linear_reference(x.clone(), w.clone(), b.clone(), activation);
         close(&format!("linear {activation:?}"), &x, found, expected);
+        let (x7, w7, b7) = (tensor([1, 7, 210], 6, 1.0), tensor([300, 210], 7, 0.2), tensor([300], 8, 1.0));
+        let found = linear(x7.clone(), w7.clone(), b7.clone(), activation);
+        let expected = linear_reference(x7.clone(), w7, b7, activation);
+        close(&format!("linear of few rows {activation:?}"), &x7, found, expected);
         let (down, up) = (tensor([9, 70], 4, 0.3), tensor([50, 9], 5, 0.3));
         let [found, expected] = [adapted_linear, adapted_linear_reference]
             .map(|op| op(x.clone(), w.clone(), b.clone(), down.clone(), up.clone(), 0.75, activation));

@@ -35,6 +35,7 @@ fn all() -> Vec<(&'static str, [Vec<f32>; 2])> {
     let modulation = || tensor([n, 6 * width], 3, 1.0);
     let (w1, b1) = (tensor([hidden, width], 4, 0.2), tensor([hidden], 5, 1.0));
     let (w2, b2) = (tensor([width, hidden], 6, 0.2), tensor([width], 7, 1.0));
+    let (wide, wide_bias) = (tensor([500, 200], 24, 0.2), tensor([500], 25, 1.0));
     let (inner, inner_bias) = (tensor([width, 4], 19, 1.0), tensor([width], 20, 1.0));
     let (features, feature_bias) = (tensor([tokens, 4], 10, 1.0), tensor([tokens], 11, 1.0));
     let op = Mamba2 { heads: 8, state: 16, both: true };
@@ -55,6 +56,18 @@ fn all() -> Vec<(&'static str, [Vec<f32>; 2])> {
         ("linear", run(x(), |x| linear(x, w1.clone(), b1.clone(), Activation::GeluTanh))),
         ("linear's weight", run(w1.clone(), |w| linear(x(), w, b1.clone(), Activation::None))),
         ("linear's bias", run(b1.clone(), |b| linear(x(), w1.clone(), b, Activation::None))),
+        (
+            "linear of few rows",
+            run(tensor([1, 8, 200], 23, 1.0), |x| {
+                linear(x, wide.clone(), wide_bias.clone(), Activation::None)
+            }),
+        ),
+        (
+            "its weight",
+            run(wide.clone(), |w| {
+                linear(tensor([1, 8, 200], 23, 1.0), w, wide_bias.clone(), Activation::None)
+            }),
+        ),
         ("adapted linear", run(x(), |x| adapted(x, a.clone(), b.clone()))),
         ("adapter's A", run(a.clone(), |a| adapted(x(), a, b.clone()))),
         ("adapter's B", run(b.clone(), |b| adapted(x(), a.clone(), b))),

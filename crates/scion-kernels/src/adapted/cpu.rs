@@ -1,8 +1,10 @@
 use super::AdaptedLinear;
 use crate::array::{Array, unfilled};
 use crate::backend::Kernel;
-use crate::gemm::{self, Epilogue, MatRef, Precision, matmul};
-use crate::linear::{Activation, bias_gradient, gelu_gradient, input_gradient, weight_gradient};
+use crate::gemm::{self, Epilogue, MatRef, Precision, companion_len, matmul};
+use crate::linear::{
+    Activation, bias_gradient, input_gradient, of_companion, through_activation, weight_gradient,
+};
 use crate::packed::times_weight;
 
 impl Kernel<5> for AdaptedLinear {
@@ -10,11 +12,11 @@ impl Kernel<5> for AdaptedLinear {
         let (rows, outputs, rank) = (x.rows(), bias.width(), a.rows());
         let keeps = keep && self.activation == Activation::GeluTanh;
         // SAFETY: the products below write every element of the three.
-        let (mut low, mut y, mut before) = unsafe {
+        let (mut low, mut y, mut derivative) = unsafe {
             (
                 unfilled(rows * rank),
                 unfilled(rows * outputs),
-                unfilled(if keeps { rows * outputs } else { 0 }),
+                unfilled(if keeps { companion_len(rows, outputs) } else { 0 }),
             )
         };
         let input = MatRef::new(x.values(), rows, x.width());
@@ -24,8 +26,8 @@ impl Kernel<5> for AdaptedLinear {
         times_weight(self.precision, input, weight, &mut y, biased, !keep);
         let activation = match self.activation {
             Activation::None => gemm::Activation::None,
-            Activation::GeluTanh if keeps => gemm::Activation::Gelu { pre_activation: Some(&mut before) },
-            Activation::GeluTanh => gemm::Activation::Gelu { pre_activation: None },
+            Activation::GeluTanh if keeps => gemm::Activation::Gelu { derivative: Some(&mut derivative) },
+            Activation::GeluTanh => gemm::Activation::Gelu { derivative: None },
         };
         let up = MatRef::new(b.values(), outputs, rank).t();
         add_product(self.precision, MatRef::new(&low, rows, rank), up, &mut y, activation);
@@ -33,7 +35,7 @@ impl Kernel<5> for AdaptedLinear {
         *dims.last_mut().expect("x has a last axis") = outputs;
         let mut kept = if keep { vec![Array::from_vec(low, [rows, rank])] } else { Vec::new() };
         if keeps {
-            kept.push(Array::from_vec(before, dims.clone()));
+            kept.push(of_companion(derivative));
         }
         (Array::from_vec(y, dims), kept)
     }
@@ -46,9 +48,9 @@ impl Kernel<5> for AdaptedLinear {
         wanted: [bool; 5],
     ) -> [Option<Array>; 5] {
         let (rows, outputs, rank) = (x.rows(), bias.width(), a.rows());
-        let (low, before) = (&kept[0], kept.get(1));
-        let through_activation = before.map(|before| gelu_gradient(before, grad));
-        let dy = through_activation.as_deref().unwrap_or(grad.values());
+        let (low, derivative) = (&kept[0], kept.get(1));
+        let before = derivative.map(|derivative| through_activation(derivative, grad));
+        let dy = before.as_deref().unwrap_or(grad.values());
         let mut d_low = Vec::new();
         if wanted[0] || wanted[3] {
             d_low = input_gradient(self.precision, dy, b, gemm::Activation::None);
@@ -62,10 +64,10 @@ impl Kernel<5> for AdaptedLinear {
                 add_product(self.precision, low, down, &mut dx, gemm::Activation::None);
                 Array::from_vec(dx, x.dims())
             }),
-            wanted[1].then(|| weight_gradient(self.precision, dy, x, weight)),
+            wanted[1].then(|| weight_gradient(self.precision, dy, x.values(), weight)),
             wanted[2].then(|| bias_gradient(dy, outputs)),
-            wanted[3].then(|| weight_gradient(self.precision, &d_low, x, a)),
-            wanted[4].then(|| weight_gradient(self.precision, dy, low, b)),
+            wanted[3].then(|| weight_gradient(self.precision, &d_low, x.values(), a)),
+            wanted[4].then(|| weight_gradient(self.precision, dy, low.values(), b)),
         ]
     }
 }

@@ -182,39 +182,27 @@ macro_rules! ask {
     };
 }
 
-/// Asks for a row in two matrices.
-macro_rules! ask_twice {
-    () => {
-        "prefetchw [{from}]
-         prefetchw [{from} + 64]
-         prefetchw [{from} + {companion}]
-         prefetchw [{from} + {companion} + 64]
-         add {from}, {from_stride}"
-    };
-}
-
-/// The loop of [`multiply`], with what asks for a row of results and what multiplies a group of steps.
+/// The loop of [`multiply`], with what multiplies a group of steps.
 macro_rules! sum_products {
-    ($ask:ident, $products:ident, $group_bytes:literal, $tile:ident, $from:ident, $to:ident) => {
+    ($products:ident, $group_bytes:literal, $tile:ident, $from:ident, $to:ident) => {
         asm!(
             "tileloadd tmm0, [{from} + {from_stride}]",
             "tileloadd tmm1, [{from} + {from_stride} + 64]",
-            "mov {companion}, {from_stride}",
-            "shl {companion}, 4",
-            "add {from}, {companion}",
+            "mov {half}, {from_stride}",
+            "shl {half}, 4",
+            "add {from}, {half}",
             "tileloadd tmm2, [{from} + {from_stride}]",
             "tileloadd tmm3, [{from} + {from_stride} + 64]",
             "test {groups}, {groups}",
             "jz 3f",
             "mov {from}, [{ahead}]",
             "mov {from_stride}, [{ahead} + 8]",
-            "mov {companion}, [{ahead} + 16]",
             "2:",
-            $ask!(),
-            $ask!(),
-            $ask!(),
-            "cmp {from}, [{ahead} + 24]",
-            "cmova {from}, [{ahead} + 24]",
+            ask!(),
+            ask!(),
+            ask!(),
+            "cmp {from}, [{ahead} + 16]",
+            "cmova {from}, [{ahead} + 16]",
             $products!(),
             concat!("add {a0}, ", $group_bytes),
             concat!("add {a1}, ", $group_bytes),
@@ -239,7 +227,7 @@ macro_rules! sum_products {
             from = inout(reg) $from.0 => _,
             from_stride = inout(reg) $from.1 * size_of::<f32>() => _,
             ahead = in(reg) &raw const $tile.ahead,
-            companion = out(reg) _,
+            half = out(reg) _,
             to = in(reg) $to.0,
             to_stride = in(reg) $to.1 * size_of::<f32>(),
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
@@ -258,11 +246,9 @@ unsafe fn multiply<const THIRDS: bool>(tile: &Tile<'_>, from: (*const f32, usize
     debug_assert!(tile.steps.is_multiple_of(if THIRDS { 3 * STEPS } else { STEPS }));
     // SAFETY: registers are configured, and the addresses are as the caller promises.
     unsafe {
-        match (THIRDS, tile.ahead.companion == 0) {
-            (false, true) => sum_products!(ask, products, 1024, tile, from, to),
-            (false, false) => sum_products!(ask_twice, products, 1024, tile, from, to),
-            (true, true) => sum_products!(ask, products_of_thirds, 3072, tile, from, to),
-            (true, false) => sum_products!(ask_twice, products_of_thirds, 3072, tile, from, to),
+        match THIRDS {
+            false => sum_products!(products, 1024, tile, from, to),
+            true => sum_products!(products_of_thirds, 3072, tile, from, to),
         }
     }
 }

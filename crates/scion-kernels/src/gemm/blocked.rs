@@ -4,11 +4,12 @@
 //! task each. A task packs its rows of A (they stay in L2) and sweeps them past one group of B's columns
 //! after another, each in blocks of k.
 
-use super::epilogue::{LONGEST, Output};
+use super::element::Element;
+use super::epilogue::{LONGEST, Output, Put};
 use super::format::{Format, Layout, with_format};
 use super::kernel::{Ahead, Tile};
 use super::matrix::{MatRef, Side};
-use super::pack::{LANES, Lanes, Row};
+use super::pack::{LANES, Lanes, Row, widened};
 use rayon::prelude::*;
 use std::arch::x86_64::*;
 use std::cell::Cell;
@@ -25,7 +26,12 @@ const PARALLEL_FROM: usize = 1 << 20;
 const PACK_PARALLEL_FROM: usize = 1 << 11;
 
 /// The product, B packed for this call. The machine has the layout's instruction set.
-pub(super) fn multiply(layout: Layout, a: MatRef<'_>, b: MatRef<'_>, out: &Output<'_>) {
+pub(super) fn multiply<A: Element, B: Element, C: Element>(
+    layout: Layout,
+    a: MatRef<'_, A>,
+    b: MatRef<'_, B>,
+    out: &Output<'_, C>,
+) {
     let product = || {
         with_scratch(&SCRATCH_B, |rows| {
             pack_b(layout, b, rows);
@@ -41,16 +47,21 @@ pub(super) fn multiply(layout: Layout, a: MatRef<'_>, b: MatRef<'_>, out: &Outpu
 }
 
 /// The product with a right-hand side made by [`pack_b`] in the same layout.
-pub(super) fn multiply_packed(layout: Layout, a: MatRef<'_>, b: &[Row], out: &Output<'_>) {
-    with_format!(layout, F => run::<F>(Lanes::new(Side::Left, a), b, out));
+pub(super) fn multiply_packed<A: Element, C: Element>(
+    layout: Layout,
+    a: MatRef<'_, A>,
+    b: &[Row],
+    out: &Output<'_, C>,
+) {
+    with_format!(layout, F => run::<F, A, C>(Lanes::new(Side::Left, a), b, out));
 }
 
 /// Packs a right-hand side, every strip over all of k.
-pub(super) fn pack_b(layout: Layout, b: MatRef<'_>, to: &mut Vec<Row>) {
-    with_format!(layout, F => pack_all::<F>(Lanes::new(Side::Right, b.t()), to));
+pub(super) fn pack_b<B: Element>(layout: Layout, b: MatRef<'_, B>, to: &mut Vec<Row>) {
+    with_format!(layout, F => pack_all::<F, B>(Lanes::new(Side::Right, b.t()), to));
 }
 
-fn pack_all<F: Format>(b: Lanes<'_>, to: &mut Vec<Row>) {
+fn pack_all<F: Format, B: Element>(b: Lanes<'_, B>, to: &mut Vec<Row>) {
     let steps = b.steps::<F>();
     to.resize(b.strips() * steps, Row::ZERO);
     if steps == 0 {
@@ -102,7 +113,7 @@ impl Grid {
     }
 }
 
-fn run<F: Format>(a: Lanes<'_>, b: &[Row], out: &Output<'_>) {
+fn run<F: Format, A: Element, C: Element>(a: Lanes<'_, A>, b: &[Row], out: &Output<'_, C>) {
     let (m, n, steps) = (out.rows, out.cols, a.steps::<F>());
     if m == 0 || n == 0 {
         return;
@@ -115,7 +126,7 @@ fn run<F: Format>(a: Lanes<'_>, b: &[Row], out: &Output<'_>) {
         let block = Block { row, rows: grid.rows.min(m - row), col, cols: grid.cols.min(n - col), steps };
         // SAFETY: blocks do not overlap, and this module runs only where the instruction set was
         // detected.
-        unsafe { block.run::<F>(a, b, out) }
+        unsafe { block.run::<F, A, C>(a, b, out) }
     };
     let tasks = grid.row_blocks * grid.col_blocks;
     match threads {
@@ -145,11 +156,12 @@ struct Block {
 impl Block {
     /// # Safety
     /// The block is inside `out`, nobody else writes there, and the machine has the format's instruction set.
-    unsafe fn run<F: Format>(&self, a: Lanes<'_>, b: &[Row], out: &Output<'_>) {
+    unsafe fn run<F: Format, A: Element, C: Element>(&self, a: Lanes<'_, A>, b: &[Row], out: &Output<'_, C>) {
         let k_blocks = self.steps.div_ceil(F::BLOCK_STEPS).max(1);
         let per_block = self.steps.div_ceil(k_blocks).next_multiple_of(F::STEP_GROUP);
         let strips = self.rows.div_ceil(LANES);
-        let packable = (PACKED_ROWS / (strips * per_block).max(1)).max(1);
+        // Sums that cannot wait in C wait for one pass over all of k.
+        let packable = if C::HALF { k_blocks } else { (PACKED_ROWS / (strips * per_block).max(1)).max(1) };
         with_scratch(&SCRATCH_A, |packed| {
             for first in (0..k_blocks).step_by(packable) {
                 let blocks = first..k_blocks.min(first + packable);
@@ -159,7 +171,7 @@ impl Block {
                 unsafe {
                     a.pack::<F>(self.row / LANES, steps.clone(), packed);
                     F::begin();
-                    self.sweep::<F>(packed, b, steps, per_block, out);
+                    self.sweep::<F, C>(packed, b, steps, per_block, out);
                     F::end();
                     // What was streamed is there before another thread hears that the task is done.
                     _mm_sfence();
@@ -174,17 +186,20 @@ impl Block {
     /// # Safety
     /// As [`Block::run`], between the format's beginning and end; `a` holds the block's rows for `range`, which begins
     /// with a block of k.
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    unsafe fn sweep<F: Format>(
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    unsafe fn sweep<F: Format, C: Element>(
         &self,
         a: &[Row],
         b: &[Row],
         range: Range<usize>,
         per_block: usize,
-        out: &Output<'_>,
+        out: &Output<'_, C>,
     ) {
         const { assert!(F::TILE_ROWS * F::TILE_COLS <= Sums::LEN && F::TILE_COLS <= LONGEST) }
         let mut sums = Sums([0.0; Sums::LEN]);
+        let in_parts = C::HALF && per_block < range.len();
+        let part_rows = self.rows.next_multiple_of(F::TILE_ROWS);
+        let mut parts = vec![0.0; if in_parts { part_rows * F::TILE_COLS } else { 0 }];
         for col in (self.col..self.col + self.cols).step_by(F::TILE_COLS) {
             let cols = F::TILE_COLS.min(self.col + self.cols - col);
             let right = &b[col / LANES * self.steps..(col + cols).div_ceil(LANES) * self.steps];
@@ -192,21 +207,25 @@ impl Block {
             loop {
                 let steps = per_block.min(range.end - first);
                 let last = first + steps == self.steps;
-                let activates = last && out.has_activation();
+                let activates = last && !out.takes_sums();
                 let accumulate = out.accumulate || first > 0;
                 for row in (0..self.rows).step_by(F::TILE_ROWS) {
                     let rows = F::TILE_ROWS.min(self.rows - row);
                     let left = &a[row / LANES * range.len()..(row + rows).div_ceil(LANES) * range.len()];
+                    let sums = match in_parts {
+                        true => &mut parts[row * F::TILE_COLS..][..F::TILE_ROWS * F::TILE_COLS],
+                        false => &mut sums.0[..],
+                    };
                     // SAFETY: both were sliced to the strips that the tile reads, which hold the steps; the tile is
                     // inside the block, which belongs to this task.
                     unsafe {
-                        let (c, c_stride) = match activates {
-                            true => (sums.0.as_mut_ptr(), F::TILE_COLS),
-                            false => (out.at(self.row + row, col), out.row_stride),
+                        let (c, c_stride) = match activates || C::HALF {
+                            true => (sums.as_mut_ptr(), F::TILE_COLS),
+                            false => (out.at(self.row + row, col).cast(), out.row_stride),
                         };
-                        let (ahead, ahead_stride) = match activates && out.puts_away() {
-                            true => (c, c_stride),
-                            false => (out.at(self.row + row, col), out.row_stride),
+                        let ahead = match activates && out.awaits_c() {
+                            true => Ahead::new(out.at(self.row + row, col), rows, out.row_stride),
+                            false => Ahead::new(c, rows, c_stride),
                         };
                         F::compute(Tile {
                             a: left
@@ -222,26 +241,15 @@ impl Block {
                             c_stride,
                             rows,
                             cols,
-                            accumulate: accumulate && !activates,
+                            accumulate: accumulate && (in_parts || !activates),
                             bias: if last { out.bias(col) } else { None },
-                            ahead: Ahead::new(
-                                ahead,
-                                rows,
-                                ahead_stride,
-                                if last { out.companion() } else { 0 },
-                            ),
+                            ahead,
                         });
                         if activates {
                             let row = self.row + row;
                             let (rows, cols) = (row..row + rows, col..col + cols);
-                            out.activate::<true>(
-                                rows,
-                                cols,
-                                &mut sums.0,
-                                F::TILE_COLS,
-                                accumulate,
-                                |from, to| stream(from, to),
-                            );
+                            let accumulate = accumulate && !in_parts;
+                            out.activate::<true>(rows, cols, sums, F::TILE_COLS, accumulate, &Stores);
                         }
                     }
                 }
@@ -254,15 +262,78 @@ impl Block {
     }
 }
 
-/// Copies past the caches what is not read soon. Other threads see it after a store fence.
+/// Stores of whole vectors; past the caches where that helps. Other threads see it after a store fence.
+struct Stores;
+
+impl Put for Stores {
+    #[inline(always)]
+    fn put<T: Element>(&self, from: &[f32], to: &mut [T], away: bool) {
+        // SAFETY: this module runs only where the instruction set was detected.
+        unsafe {
+            match T::HALF {
+                true => round(from, to, away),
+                false => store(from, to, away),
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn multiply<T: Element>(&self, numbers: &mut [f32], by: &[T]) {
+        // SAFETY: as above.
+        unsafe { multiply_by(numbers, by) }
+    }
+}
+
+#[inline]
 #[target_feature(enable = "avx512f")]
-fn stream(from: &[f32], to: &mut [f32]) {
-    if !to.as_ptr().addr().is_multiple_of(64) || !from.len().is_multiple_of(LANES) {
+fn store<T: Element>(from: &[f32], to: &mut [T], away: bool) {
+    assert!(!T::HALF && from.len() == to.len());
+    // SAFETY: numbers of 32 bits are f32.
+    let to = unsafe { std::slice::from_raw_parts_mut(to.as_mut_ptr().cast::<f32>(), to.len()) };
+    if !(away && to.as_ptr().addr().is_multiple_of(64) && from.len().is_multiple_of(LANES)) {
         return to.copy_from_slice(from);
     }
     for (from, to) in from.as_chunks::<LANES>().0.iter().zip(to.as_chunks_mut::<LANES>().0) {
         // SAFETY: both hold a vector; the second is aligned.
         unsafe { _mm512_stream_ps(to.as_mut_ptr(), _mm512_loadu_ps(from.as_ptr())) }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn multiply_by<T: Element>(numbers: &mut [f32], by: &[T]) {
+    assert_eq!(numbers.len(), by.len());
+    for (numbers, by) in numbers.chunks_mut(LANES).zip(by.chunks(LANES)) {
+        let mask = u16::MAX >> (LANES - numbers.len());
+        // SAFETY: elements behind the slices are masked off; numbers of 16 bits are bf16, others f32.
+        unsafe {
+            let by = match T::HALF {
+                true => widened(_mm256_maskz_loadu_epi16(mask, by.as_ptr().cast())),
+                false => _mm512_maskz_loadu_ps(mask, by.as_ptr().cast()),
+            };
+            let product = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, numbers.as_ptr()), by);
+            _mm512_mask_storeu_ps(numbers.as_mut_ptr(), mask, product);
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn round<T: Element>(from: &[f32], to: &mut [T], away: bool) {
+    assert!(T::HALF && from.len() == to.len());
+    let away = away && to.as_ptr().addr().is_multiple_of(64);
+    for (from, to) in from.chunks(2 * LANES).zip(to.chunks_mut(2 * LANES)) {
+        let mask = u32::MAX >> (2 * LANES - from.len());
+        // SAFETY: elements behind the slices are masked off; numbers of 16 bits are bf16, and 64 bytes plain data.
+        unsafe {
+            let low = _mm512_maskz_loadu_ps(mask as u16, from.as_ptr());
+            let high = _mm512_maskz_loadu_ps((mask >> LANES) as u16, from.as_ptr().wrapping_add(LANES));
+            let halves = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
+            match away && mask == u32::MAX {
+                true => _mm512_stream_si512(to.as_mut_ptr().cast(), halves),
+                false => _mm512_mask_storeu_epi16(to.as_mut_ptr().cast(), mask, halves),
+            }
+        }
     }
 }
 

@@ -1,85 +1,104 @@
 //! Where a product goes: the output matrix, and what is done to it before it leaves the cache.
 
-use super::vmath::{gelu_backward_one, gelu_one};
+use super::element::Element;
+use super::vmath::{gelu_and_derivative, gelu_one};
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// What is done to a product before it is stored.
-#[derive(Default)]
-pub struct Epilogue<'a> {
+/// What is done to a product before it is stored, and what more is stored, as numbers like the product's.
+pub struct Epilogue<'a, C = f32> {
     /// Added to every row, `[n]`.
     pub bias: Option<&'a [f32]>,
     /// Applied after the bias.
-    pub activation: Activation<'a>,
+    pub activation: Activation<'a, C>,
 }
 
-/// The elementwise end of an [`Epilogue`]. Companion matrices have the layout of the output.
+impl<C> Default for Epilogue<'_, C> {
+    fn default() -> Self {
+        Self { bias: None, activation: Activation::None }
+    }
+}
+
+/// The elementwise end of an [`Epilogue`].
+///
+/// Companion matrices, [m, n] like the product, are stored in panels of [`PANEL`] columns, [⌈n / 32⌉, m, 32], of which the last
+/// may have columns without meaning: what a tile reads or writes of them is contiguous.
 #[derive(Default)]
-pub enum Activation<'a> {
+pub enum Activation<'a, C = f32> {
     /// Nothing.
     #[default]
     None,
     /// max(x, 0); NaN stays NaN.
     Relu,
-    /// GELU in its tanh form. Its argument is stored in `pre_activation`, for the backward pass.
-    Gelu { pre_activation: Option<&'a mut [f32]> },
-    /// Multiplies by the derivative of GELU (tanh form) at `pre_activation`.
-    GeluBackward { pre_activation: &'a [f32] },
+    /// GELU in its tanh form. Its derivative is stored in `derivative`, for the backward pass.
+    Gelu { derivative: Option<&'a mut [C]> },
+    /// Multiplies by `factor`, such as the derivative of an activation.
+    Times { factor: &'a [C] },
+}
+
+/// Columns of a panel of a companion matrix.
+pub const PANEL: usize = 32;
+
+/// Numbers in a companion matrix of a product.
+pub fn companion_len(rows: usize, cols: usize) -> usize {
+    cols.next_multiple_of(PANEL) * rows
 }
 
 /// A validated output that several threads may write, each to elements of its own.
-pub(super) struct Output<'a> {
+pub(super) struct Output<'a, C = f32> {
     pub(super) rows: usize,
     pub(super) cols: usize,
     pub(super) row_stride: usize,
     pub(super) accumulate: bool,
-    data: *mut f32,
+    data: *mut C,
     bias: Option<&'a [f32]>,
-    activation: Elementwise,
-    borrows: PhantomData<&'a mut [f32]>,
+    activation: Elementwise<C>,
+    borrows: PhantomData<&'a mut [C]>,
 }
 
 #[derive(Clone, Copy)]
-enum Elementwise {
+enum Elementwise<C> {
     None,
     Relu,
     Gelu,
-    GeluStoring(*mut f32),
-    GeluBackward(*const f32),
+    GeluStoring(*mut C),
+    Times(*const C),
 }
 
 // SAFETY: the pointers come from slices borrowed for 'a (exclusively where written), and callers
 // of the methods that write promise that no two threads touch the same element.
-unsafe impl Sync for Output<'_> {}
+unsafe impl<C: Send> Sync for Output<'_, C> {}
 
-impl<'a> Output<'a> {
+impl<'a, C: Element> Output<'a, C> {
     pub(super) fn new(
         (rows, cols): (usize, usize),
-        c: &'a mut [f32],
+        c: &'a mut [C],
         row_stride: usize,
         accumulate: bool,
-        epilogue: Epilogue<'a>,
+        epilogue: Epilogue<'a, C>,
     ) -> Self {
         assert!(row_stride >= cols, "row stride {row_stride} for rows of {cols}");
         let needed = if rows == 0 || cols == 0 { 0 } else { (rows - 1) * row_stride + cols };
-        let check = |what: &str, len: usize| {
-            assert!(len >= needed, "a [{rows}, {cols}] {what} needs {needed} floats, has {len}");
+        assert!(!(C::HALF && accumulate), "sums of products are f32");
+        let check = |what: &str, needed: usize, len: usize| {
+            assert!(len >= needed, "a [{rows}, {cols}] {what} needs {needed} numbers, has {len}");
         };
-        check("product", c.len());
+        check("product", needed, c.len());
+        let needed = companion_len(rows, cols);
         if let Some(bias) = epilogue.bias {
             assert_eq!(bias.len(), cols, "the bias has {} elements, the product {cols} columns", bias.len());
         }
         let activation = match epilogue.activation {
             Activation::None => Elementwise::None,
             Activation::Relu => Elementwise::Relu,
-            Activation::Gelu { pre_activation: None } => Elementwise::Gelu,
-            Activation::Gelu { pre_activation: Some(pre) } => {
-                check("pre-activation", pre.len());
-                Elementwise::GeluStoring(pre.as_mut_ptr())
+            Activation::Gelu { derivative: None } => Elementwise::Gelu,
+            Activation::Gelu { derivative: Some(derivative) } => {
+                check("derivative", needed, derivative.len());
+                Elementwise::GeluStoring(derivative.as_mut_ptr())
             }
-            Activation::GeluBackward { pre_activation } => {
-                check("pre-activation", pre_activation.len());
-                Elementwise::GeluBackward(pre_activation.as_ptr())
+            Activation::Times { factor } => {
+                check("factor", needed, factor.len());
+                Elementwise::Times(factor.as_ptr())
             }
         };
         let data = c.as_mut_ptr();
@@ -99,23 +118,32 @@ impl<'a> Output<'a> {
     ///
     /// # Safety
     /// `row` and `col` are inside the output.
-    pub(super) unsafe fn at(&self, row: usize, col: usize) -> *mut f32 {
+    pub(super) unsafe fn at(&self, row: usize, col: usize) -> *mut C {
         debug_assert!(row < self.rows && col < self.cols);
         // SAFETY: an element inside the output is inside the slice checked in `new`.
         unsafe { self.data.add(row * self.row_stride + col) }
     }
 
-    /// Whether [`Self::activate`] puts its results away, so that there is no use in fetching what they overwrite.
-    pub(super) fn puts_away(&self) -> bool {
+    /// Whether [`Self::activate`] puts its results away.
+    fn puts_away(&self) -> bool {
         matches!(self.activation, Elementwise::GeluStoring(_))
     }
 
-    /// Bytes from an element to that of the matrix that the activation reads beside it; 0 if it reads none.
-    pub(super) fn companion(&self) -> isize {
-        match self.activation {
-            Elementwise::GeluBackward(pre) => pre.addr().wrapping_sub(self.data.addr()).cast_signed(),
-            _ => 0,
-        }
+    /// Whether there is use in fetching what results overwrite: not where they are put away, nor where they are so narrow that
+    /// a tile waits less for them than for what it reads.
+    pub(super) fn awaits_c(&self) -> bool {
+        !C::HALF && !self.puts_away()
+    }
+
+    /// Where columns of a row lie in a companion matrix, panel by panel: from which column on, and how many there.
+    fn in_panels(&self, row: usize, cols: Range<usize>) -> impl Iterator<Item = (Range<usize>, usize)> {
+        let (first, rows) = (cols.start, self.rows);
+        let panels = cols.start / PANEL..cols.end.div_ceil(PANEL);
+        panels.map(move |panel| {
+            let part = cols.start.max(panel * PANEL)..cols.end.min((panel + 1) * PANEL);
+            let at = (panel * rows + row) * PANEL + part.start % PANEL;
+            (part.start - first..part.end - first, at)
+        })
     }
 
     /// The bias of the columns from `col` on.
@@ -123,15 +151,15 @@ impl<'a> Output<'a> {
         self.bias.map(|bias| &bias[col..])
     }
 
-    /// Whether [`Self::activate`] changes anything.
-    pub(super) fn has_activation(&self) -> bool {
-        !matches!(self.activation, Elementwise::None)
+    /// Whether sums are stored as they are, rather than by [`Self::activate`].
+    pub(super) fn takes_sums(&self) -> bool {
+        !C::HALF && matches!(self.activation, Elementwise::None)
     }
 
     /// Stores the activation of a rectangle's `sums`, whose rows are `stride` apart; with `accumulate`, of what C holds
     /// and the sums. Sums lie elsewhere than in C so that they are not read through lines that C still waits for.
-    /// `put_away` stores what is read much later: a backward pass will read GELU's argument, and its results are more than
-    /// fit the caches. Rectangles are at most [`LONGEST`] columns wide.
+    /// GELU's results and derivatives are put away where a backward pass will read them: they are more than fit the caches.
+    /// Rectangles are at most [`LONGEST`] columns wide.
     ///
     /// # Safety
     /// The rectangle is inside the output and no other thread touches it.
@@ -143,37 +171,64 @@ impl<'a> Output<'a> {
         sums: &mut [f32],
         stride: usize,
         accumulate: bool,
-        put_away: impl Fn(&[f32], &mut [f32]),
+        put: &impl Put,
     ) {
         debug_assert!(rows.end <= self.rows && cols.end <= self.cols);
         for (row, sums) in rows.zip(sums.chunks_mut(stride)) {
-            let at = row * self.row_stride + cols.start;
             let sums = &mut sums[..cols.len()];
             // SAFETY: the caller promises the rectangle; `new` checked that C and its companion,
             // which do not overlap, hold it.
             unsafe {
-                let c = std::slice::from_raw_parts_mut(self.data.add(at), cols.len());
+                let c = std::slice::from_raw_parts_mut(self.at(row, cols.start), cols.len());
                 if accumulate {
-                    sums.iter_mut().zip(&*c).for_each(|(sum, c)| *sum += c);
+                    sums.iter_mut().zip(&*c).for_each(|(sum, c)| *sum += c.widened());
                 }
                 match self.activation {
-                    Elementwise::None => c.copy_from_slice(sums),
-                    Elementwise::Relu => each(sums, c, |x| if x < 0.0 { 0.0 } else { x }),
-                    Elementwise::Gelu => each(sums, c, gelu_one::<FUSED>),
-                    Elementwise::GeluStoring(pre) => {
-                        put_away(sums, std::slice::from_raw_parts_mut(pre.add(at), cols.len()));
-                        let mut results = [0.0; LONGEST];
-                        let results = &mut results[..sums.len()];
-                        each(sums, results, gelu_one::<FUSED>);
-                        put_away(results, c);
+                    Elementwise::None => {}
+                    Elementwise::Relu => each(sums, |x| if x < 0.0 { 0.0 } else { x }),
+                    Elementwise::Gelu => each(sums, gelu_one::<FUSED>),
+                    Elementwise::GeluStoring(derivative) => {
+                        let mut derivatives = [0.0; LONGEST];
+                        gelu_with_derivative::<FUSED>(sums, &mut derivatives);
+                        for (part, at) in self.in_panels(row, cols.clone()) {
+                            let derivative = std::slice::from_raw_parts_mut(derivative.add(at), part.len());
+                            put.put(&derivatives[part], derivative, true);
+                        }
                     }
-                    Elementwise::GeluBackward(pre) => {
-                        let pre = std::slice::from_raw_parts(pre.add(at), cols.len());
-                        gelu_backward::<FUSED>(pre, sums, c);
+                    Elementwise::Times(factor) => {
+                        for (part, at) in self.in_panels(row, cols.clone()) {
+                            let factor = std::slice::from_raw_parts(factor.add(at), part.len());
+                            put.multiply(&mut sums[part], factor);
+                        }
                     }
                 }
+                put.put(sums, c, self.puts_away());
             }
         }
+    }
+}
+
+/// How rows of a rectangle are read and stored, which instruction sets do in ways of their own.
+pub(super) trait Put {
+    /// Stores numbers, of which `away` tells that they are not read soon.
+    fn put<T: Element>(&self, from: &[f32], to: &mut [T], away: bool);
+
+    /// Multiplies each number by another.
+    fn multiply<T: Element>(&self, numbers: &mut [f32], by: &[T]);
+}
+
+/// As the compiler does it.
+pub(super) struct Plainly;
+
+impl Put for Plainly {
+    #[inline(always)]
+    fn put<T: Element>(&self, from: &[f32], to: &mut [T], _away: bool) {
+        to.iter_mut().zip(from).for_each(|(to, &from)| *to = T::nearest(from));
+    }
+
+    #[inline(always)]
+    fn multiply<T: Element>(&self, numbers: &mut [f32], by: &[T]) {
+        numbers.iter_mut().zip(by).for_each(|(x, by)| *x *= by.widened());
     }
 }
 
@@ -185,29 +240,22 @@ pub(super) const LONGEST: usize = 64;
 const RUN: usize = 16;
 
 #[inline(always)]
-fn each(from: &[f32], to: &mut [f32], f: impl Fn(f32) -> f32) {
-    let (from_runs, from_rest) = from.as_chunks::<RUN>();
-    let (runs, rest) = to.as_chunks_mut::<RUN>();
-    for (from, run) in from_runs.iter().zip(runs) {
-        for (to, &from) in run.iter_mut().zip(from) {
-            *to = f(from);
-        }
+fn each(values: &mut [f32], f: impl Fn(f32) -> f32) {
+    let (runs, rest) = values.as_chunks_mut::<RUN>();
+    for run in runs {
+        run.iter_mut().for_each(|x| *x = f(*x));
     }
-    for (to, &from) in rest.iter_mut().zip(from_rest) {
-        *to = f(from);
-    }
+    rest.iter_mut().for_each(|x| *x = f(*x));
 }
 
+/// GELU of each value, in its place, and its derivative there.
 #[inline(always)]
-fn gelu_backward<const FUSED: bool>(pre: &[f32], from: &[f32], to: &mut [f32]) {
-    let ((pre_runs, pre_rest), (from_runs, from_rest)) = (pre.as_chunks::<RUN>(), from.as_chunks::<RUN>());
-    let (runs, rest) = to.as_chunks_mut::<RUN>();
-    for ((pre, from), run) in pre_runs.iter().zip(from_runs).zip(runs) {
-        for ((to, &from), &pre) in run.iter_mut().zip(from).zip(pre) {
-            *to = gelu_backward_one::<FUSED>(pre, from);
-        }
+fn gelu_with_derivative<const FUSED: bool>(values: &mut [f32], derivatives: &mut [f32]) {
+    let derivatives = &mut derivatives[..values.len()];
+    let ((runs, rest), (d_runs, d_rest)) =
+        (values.as_chunks_mut::<RUN>(), derivatives.as_chunks_mut::<RUN>());
+    for (run, d_run) in runs.iter_mut().zip(d_runs) {
+        run.iter_mut().zip(d_run).for_each(|(x, d)| (*x, *d) = gelu_and_derivative::<FUSED>(*x));
     }
-    for ((to, &from), &pre) in rest.iter_mut().zip(from_rest).zip(pre_rest) {
-        *to = gelu_backward_one::<FUSED>(pre, from);
-    }
+    rest.iter_mut().zip(d_rest).for_each(|(x, d)| (*x, *d) = gelu_and_derivative::<FUSED>(*x));
 }

@@ -32,16 +32,14 @@ pub(super) struct Tile<'a> {
     pub(super) ahead: Ahead,
 }
 
-/// Where a tile's rows of C are, and those of a matrix that its activation reads beside C. A kernel may ask for their cache
-/// lines while it computes. The assembly of `amx` finds the fields by their offsets.
+/// Where a tile's rows of C are. A kernel may ask for their cache lines while it computes. The assembly of `amx` finds the
+/// fields by their offsets.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(super) struct Ahead {
     first: *const f32,
     /// Bytes from a row to the next.
     stride: usize,
-    /// Bytes to the same row of the other matrix; 0 without one.
-    pub(super) companion: isize,
     /// The last row from which [`Self::ROWS`] are left.
     last: *const f32,
 }
@@ -50,10 +48,10 @@ impl Ahead {
     /// Rows asked for at a time.
     const ROWS: usize = 3;
 
-    /// The rows of a tile, `stride` floats apart, from the address of its first element in C on.
-    pub(super) fn new(first: *const f32, rows: usize, stride: usize, companion: isize) -> Self {
+    /// The rows of a tile, `stride` numbers apart, from the address of its first element in C on.
+    pub(super) fn new<C>(first: *const C, rows: usize, stride: usize) -> Self {
         let last = first.wrapping_add(rows.saturating_sub(Self::ROWS) * stride);
-        Self { first, stride: stride * size_of::<f32>(), companion, last }
+        Self { first: first.cast(), stride: stride * size_of::<C>(), last: last.cast() }
     }
 
     /// Asks for all rows of a tile of `N` strips.
@@ -61,13 +59,8 @@ impl Ahead {
         for row in 0..ROWS {
             for strip in 0..N {
                 let address = self.first.wrapping_byte_add(row * self.stride + strip * size_of::<Row>());
-                // SAFETY: hints; they may name any address.
-                unsafe {
-                    _mm_prefetch::<_MM_HINT_ET0>(address.cast());
-                    if self.companion != 0 {
-                        _mm_prefetch::<_MM_HINT_ET0>(address.wrapping_byte_offset(self.companion).cast());
-                    }
-                }
+                // SAFETY: a hint; it may name any address.
+                unsafe { _mm_prefetch::<_MM_HINT_ET0>(address.cast()) }
             }
         }
     }

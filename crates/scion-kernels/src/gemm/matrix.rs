@@ -1,5 +1,6 @@
 //! Operands: borrowed matrices, and right-hand sides packed for reuse.
 
+use super::element::Element;
 use super::epilogue::Output;
 use super::isa::Isa;
 use super::plain;
@@ -24,33 +25,33 @@ pub(crate) enum Side {
     Right,
 }
 
-/// A borrowed row-major f32 matrix, possibly read as its transpose.
+/// A borrowed row-major matrix, possibly read as its transpose.
 #[derive(Clone, Copy, Debug)]
-pub struct MatRef<'a> {
-    pub(super) data: &'a [f32],
+pub struct MatRef<'a, T = f32> {
+    pub(super) data: &'a [T],
     /// Rows and columns as stored.
     stored: (usize, usize),
     pub(super) row_stride: usize,
     pub(super) transposed: bool,
 }
 
-impl<'a> MatRef<'a> {
+impl<'a, T: Element> MatRef<'a, T> {
     /// The matrix `[rows, cols]` stored contiguously in `data`.
     ///
     /// # Panics
     /// If `data` is shorter than `rows · cols`.
-    pub fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
+    pub fn new(data: &'a [T], rows: usize, cols: usize) -> Self {
         Self::strided(data, rows, cols, cols)
     }
 
-    /// The matrix `[rows, cols]` whose rows begin `row_stride` floats apart in `data`.
+    /// The matrix `[rows, cols]` whose rows begin `row_stride` numbers apart in `data`.
     ///
     /// # Panics
     /// If rows overlap or `data` is too short.
-    pub fn strided(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+    pub fn strided(data: &'a [T], rows: usize, cols: usize, row_stride: usize) -> Self {
         assert!(row_stride >= cols, "row stride {row_stride} for rows of {cols}");
         let needed = if rows == 0 || cols == 0 { 0 } else { (rows - 1) * row_stride + cols };
-        assert!(data.len() >= needed, "a [{rows}, {cols}] matrix needs {needed} floats, has {}", data.len());
+        assert!(data.len() >= needed, "a [{rows}, {cols}] matrix needs {needed} numbers, has {}", data.len());
         Self { data, stored: (rows, cols), row_stride, transposed: false }
     }
 
@@ -67,6 +68,12 @@ impl<'a> MatRef<'a> {
     /// Columns, after transposition.
     pub fn cols(&self) -> usize {
         if self.transposed { self.stored.0 } else { self.stored.1 }
+    }
+
+    /// The matrix as one of f32, if it is.
+    pub(super) fn floats(self) -> Option<MatRef<'a>> {
+        let Self { stored, row_stride, transposed, .. } = self;
+        T::floats(self.data).map(|data| MatRef { data, stored, row_stride, transposed })
     }
 
     /// Distances between vertical and horizontal neighbours.
@@ -133,7 +140,7 @@ impl PackedB {
         self.precision
     }
 
-    pub(super) fn multiply(&self, a: MatRef<'_>, out: &Output<'_>) {
+    pub(super) fn multiply<A: Element, C: Element>(&self, a: MatRef<'_, A>, out: &Output<'_, C>) {
         match &self.storage {
             #[cfg(target_arch = "x86_64")]
             Storage::Strips(layout, rows) => blocked::multiply_packed(*layout, a, rows, out),

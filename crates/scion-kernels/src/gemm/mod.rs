@@ -9,6 +9,7 @@
 //! Results do not depend on the number of threads: every element of C is summed in an order fixed
 //! by k alone. Threads are Rayon's.
 
+mod element;
 mod epilogue;
 mod isa;
 mod matrix;
@@ -29,7 +30,9 @@ mod pack;
 #[cfg(test)]
 mod tests;
 
-pub use epilogue::{Activation, Epilogue};
+pub use element::Element;
+pub(crate) use element::round_to_bf16;
+pub use epilogue::{Activation, Epilogue, PANEL, companion_len};
 pub use isa::Isa;
 pub(crate) use matrix::Side;
 pub use matrix::{MatRef, PackedB, Precision};
@@ -40,19 +43,19 @@ use std::time::Instant;
 
 /// `c = op(a) · op(b)`, or `c += …` when `accumulate`, then the epilogue.
 ///
-/// `c` is `[a.rows(), b.cols()]`, row-major, its rows `c_row_stride` floats apart; the floats
-/// between rows are left alone.
+/// `c` is `[a.rows(), b.cols()]`, row-major, its rows `c_row_stride` numbers apart; the numbers
+/// between rows are left alone. Where it is bf16, sums are f32 all the same, and rounded at the end.
 ///
 /// # Panics
-/// If the inner dimensions differ, or `c`, the bias or a pre-activation is too small.
-pub fn matmul(
+/// If the inner dimensions differ, `c`, the bias or a companion is too small, or `c` is bf16 and accumulates.
+pub fn matmul<A: Element, B: Element, C: Element>(
     precision: Precision,
-    a: MatRef<'_>,
-    b: MatRef<'_>,
-    c: &mut [f32],
+    a: MatRef<'_, A>,
+    b: MatRef<'_, B>,
+    c: &mut [C],
     c_row_stride: usize,
     accumulate: bool,
-    epilogue: Epilogue<'_>,
+    epilogue: Epilogue<'_, C>,
 ) {
     assert_eq!(a.cols(), b.rows(), "matmul: [{}, {}] · {:?}", a.rows(), a.cols(), (b.rows(), b.cols()));
     let out = Output::new((a.rows(), b.cols()), c, c_row_stride, accumulate, epilogue);
@@ -63,13 +66,13 @@ pub fn matmul(
 ///
 /// # Panics
 /// As [`matmul`].
-pub fn matmul_packed(
-    a: MatRef<'_>,
+pub fn matmul_packed<A: Element, C: Element>(
+    a: MatRef<'_, A>,
     b: &PackedB,
-    c: &mut [f32],
+    c: &mut [C],
     c_row_stride: usize,
     accumulate: bool,
-    epilogue: Epilogue<'_>,
+    epilogue: Epilogue<'_, C>,
 ) {
     assert_eq!(a.cols(), b.rows(), "matmul: [{}, {}] · {:?}", a.rows(), a.cols(), (b.rows(), b.cols()));
     let out = Output::new((a.rows(), b.cols()), c, c_row_stride, accumulate, epilogue);
@@ -102,7 +105,13 @@ pub fn faster_precision() -> Precision {
     if f32 > CLEARLY * bf16 { Precision::Bf16 } else { Precision::F32 }
 }
 
-fn matmul_on(isa: Isa, precision: Precision, a: MatRef<'_>, b: MatRef<'_>, out: &Output<'_>) {
+fn matmul_on<A: Element, B: Element, C: Element>(
+    isa: Isa,
+    precision: Precision,
+    a: MatRef<'_, A>,
+    b: MatRef<'_, B>,
+    out: &Output<'_, C>,
+) {
     #[cfg(target_arch = "x86_64")]
     if let Some(layout) = format::Layout::new(isa, precision) {
         return blocked::multiply(layout, a, b, out);

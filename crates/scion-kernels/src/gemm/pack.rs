@@ -4,6 +4,7 @@
 //! run of [`Row`]s, one per *step*: 16 f32 of one k, or 16 pairs of bf16 of two neighbouring k, as the
 //! [`Format`] says. Missing lanes and missing values of k are zeros.
 
+use super::element::Element;
 use super::format::Format;
 use super::matrix::{MatRef, Side};
 use std::arch::x86_64::*;
@@ -23,8 +24,8 @@ impl Row {
 
 /// An operand seen as lanes × k.
 #[derive(Clone, Copy)]
-pub(super) struct Lanes<'a> {
-    data: &'a [f32],
+pub(super) struct Lanes<'a, T = f32> {
+    data: &'a [T],
     stride: usize,
     lanes: usize,
     k: usize,
@@ -33,9 +34,9 @@ pub(super) struct Lanes<'a> {
     side: Side,
 }
 
-impl<'a> Lanes<'a> {
+impl<'a, T: Element> Lanes<'a, T> {
     /// A left-hand side, whose rows are the lanes, or the transpose of a right-hand side.
-    pub(super) fn new(side: Side, lanes: MatRef<'a>) -> Self {
+    pub(super) fn new(side: Side, lanes: MatRef<'a, T>) -> Self {
         let (data, stride) = (lanes.data, lanes.row_stride);
         Self { data, stride, lanes: lanes.rows(), k: lanes.cols(), k_adjacent: !lanes.transposed, side }
     }
@@ -105,10 +106,10 @@ impl<'a> Lanes<'a> {
             let from = &self.data[start + lane * self.stride..][..width];
             // The same steps of the next 16 lanes, which are packed next.
             prefetch(from, LANES * self.stride);
-            if F::BF16 {
+            if F::BF16 && !T::HALF {
                 prefetch(&from[LANES..], LANES * self.stride);
             }
-            put_lane::<F>(lane, load(from, LANES), load(&from[width - LANES..], LANES), to);
+            put_lane(lane, neighbours::<F, T>(from, width), to);
         }
         self.turn::<F>(to);
     }
@@ -121,8 +122,7 @@ impl<'a> Lanes<'a> {
         for lane in 0..lanes {
             let start = (first + lane) * self.stride;
             let from = &self.data[start + k.min(self.k)..start + self.k];
-            let high = &from[from.len().min(LANES)..];
-            put_lane::<F>(lane, load(from, from.len()), load(high, high.len()), to);
+            put_lane(lane, neighbours::<F, T>(from, from.len()), to);
         }
         self.turn::<F>(to);
     }
@@ -173,10 +173,10 @@ impl<'a> Lanes<'a> {
         let even = row(k);
         let odd = if F::BF16 && k + 1 < self.k { row(k + 1) } else { even };
         // A last k without a partner is paired with zeros.
-        let paired = if k + 1 < self.k { u16::MAX } else { 0 };
+        let partner = F::BF16 && k + 1 < self.k;
         let interleave = interleaving();
-        let mut put = |strip: usize, even, odd| {
-            let numbers = numbers::<F>(even, _mm512_maskz_mov_ps(paired, odd));
+        let mut put = |strip: usize, even: &[T], odd: &[T], count: usize| {
+            let numbers = pairs::<F, T>(even, odd, count, if partner { count } else { 0 });
             for (part, numbers) in numbers.into_iter().enumerate().take(F::PARTS) {
                 let numbers = if F::BF16 { _mm512_permutexvar_epi16(interleave, numbers) } else { numbers };
                 store(&mut to[strip * len + part * 16], numbers);
@@ -187,19 +187,19 @@ impl<'a> Lanes<'a> {
         for (strip, (even, odd)) in even.iter().zip(odd).enumerate() {
             prefetch(even, ahead);
             prefetch(odd, ahead);
-            put(strip, load(even, LANES), load(odd, LANES));
+            put(strip, even, odd, LANES);
         }
         if !even_rest.is_empty() {
-            put(even.len(), load(even_rest, even_rest.len()), load(odd_rest, odd_rest.len()));
+            put(even.len(), even_rest, odd_rest, even_rest.len());
         }
     }
 }
 
 /// Puts what stands for 16 steps of a lane in its place among the lanes of each part.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn put_lane<F: Format>(lane: usize, low: __m512, high: __m512, to: &mut [Row]) {
-    for (to, numbers) in to.as_chunks_mut::<16>().0.iter_mut().zip(numbers::<F>(low, high)) {
+#[target_feature(enable = "avx512f")]
+fn put_lane(lane: usize, numbers: [__m512i; 3], to: &mut [Row]) {
+    for (to, numbers) in to.as_chunks_mut::<16>().0.iter_mut().zip(numbers) {
         store(&mut to[lane], numbers);
     }
 }
@@ -214,16 +214,53 @@ fn transpose_all(groups: &mut [Row]) {
     }
 }
 
+/// What stands for the first `count` of some neighbouring numbers, as many as a format takes in 16 steps at most; the others
+/// are zero.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn neighbours<F: Format, T: Element>(from: &[T], count: usize) -> [__m512i; 3] {
+    if T::HALF {
+        of_halves::<F>(load_halves(from, count))
+    } else {
+        let high = &from[count.min(LANES).min(from.len())..];
+        of_floats::<F>(load(from, count), load(high, count.saturating_sub(LANES)))
+    }
+}
+
+/// What stands for the first `count` of up to 16 numbers, and of a second such run, which formats of one k in a step ignore,
+/// for the first `partners`; the others are zero.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn pairs<F: Format, T: Element>(even: &[T], odd: &[T], count: usize, partners: usize) -> [__m512i; 3] {
+    if T::HALF {
+        let odd = _mm512_castsi512_si256(load_halves(odd, partners));
+        of_halves::<F>(_mm512_inserti64x4::<1>(load_halves(even, count), odd))
+    } else {
+        of_floats::<F>(load(even, count), load(odd, partners))
+    }
+}
+
 /// What stands for 16 or 32 floats in a format: for each part of a number, the 16 of `low`, or as bf16 those of `low` and
 /// `high`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn numbers<F: Format>(low: __m512, high: __m512) -> [__m512i; 3] {
+fn of_floats<F: Format>(low: __m512, high: __m512) -> [__m512i; 3] {
     let none = _mm512_setzero_si512();
     match F::PARTS {
         3 => thirds(low, high),
         _ if F::BF16 => [bf16_pair(low, high), none, none],
         _ => [_mm512_castps_si512(low), none, none],
+    }
+}
+
+/// [`of_floats`] for bf16 numbers, which are the first of their thirds.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn of_halves<F: Format>(halves: __m512i) -> [__m512i; 3] {
+    let none = _mm512_setzero_si512();
+    match F::BF16 {
+        true => [halves, none, none],
+        false => [_mm512_castps_si512(widened(_mm512_castsi512_si256(halves))), none, none],
     }
 }
 
@@ -246,9 +283,15 @@ fn thirds(low: __m512, high: __m512) -> [__m512i; 3] {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn less(low: __m512, high: __m512, rounded: __m512i) -> (__m512, __m512) {
-    let widened = |half| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half)));
     let (first, second) = (_mm512_castsi512_si256(rounded), _mm512_extracti64x4_epi64::<1>(rounded));
     (_mm512_sub_ps(low, widened(first)), _mm512_sub_ps(high, widened(second)))
+}
+
+/// 16 bf16 numbers as floats.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn widened(halves: __m256i) -> __m512 {
+    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
 }
 
 /// Strips that are packed in one go where lanes are adjacent. Their lines often lie in one set of the cache, whose ways more
@@ -257,9 +300,9 @@ const ABREAST: usize = 4;
 /// Values of k by which reads of adjacent lanes are announced: the hardware does not foresee strides.
 const AHEAD: usize = 8;
 
-/// Asks for the cache line some floats behind `from`, wherever that is.
+/// Asks for the cache line some numbers behind `from`, wherever that is.
 #[inline]
-fn prefetch(from: &[f32], distance: usize) {
+fn prefetch<T>(from: &[T], distance: usize) {
     // SAFETY: a hint; it may name any address.
     unsafe { _mm_prefetch::<_MM_HINT_T0>(from.as_ptr().wrapping_add(distance).cast()) }
 }
@@ -267,11 +310,21 @@ fn prefetch(from: &[f32], distance: usize) {
 /// The first `count` (at most 16 are read) floats of a slice, then zeros.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn load(from: &[f32], count: usize) -> __m512 {
-    assert!(from.len() >= count.min(16));
+fn load<T: Element>(from: &[T], count: usize) -> __m512 {
+    assert!(!T::HALF && from.len() >= count.min(16));
     let mask = if count >= 16 { u16::MAX } else { (1 << count) - 1 };
-    // SAFETY: masked-off lanes are not accessed, and the rest were checked to be in the slice.
-    unsafe { _mm512_maskz_loadu_ps(mask, from.as_ptr()) }
+    // SAFETY: masked-off lanes are not accessed, and the rest were checked to be in the slice, and of 32 bits.
+    unsafe { _mm512_maskz_loadu_ps(mask, from.as_ptr().cast()) }
+}
+
+/// The first `count` (at most 32 are read) bf16 numbers of a slice, then zeros.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn load_halves<T: Element>(from: &[T], count: usize) -> __m512i {
+    assert!(T::HALF && from.len() >= count.min(32));
+    let mask = if count >= 32 { u32::MAX } else { (1 << count) - 1 };
+    // SAFETY: masked-off lanes are not accessed, and the rest were checked to be in the slice, and of 16 bits.
+    unsafe { _mm512_maskz_loadu_epi16(mask, from.as_ptr().cast()) }
 }
 
 #[target_feature(enable = "avx512f")]

@@ -1,8 +1,8 @@
 //! Small products on the calling thread, for use inside parallel tasks.
 
 use super::Isa;
+use super::element::round_to_bf16;
 use super::matrix::{MatRef, Precision, Side};
-use super::plain::round_to_bf16;
 use crate::shared::SharedMut;
 
 #[cfg(target_arch = "x86_64")]
@@ -213,7 +213,7 @@ impl Product {
                         cols,
                         accumulate: self.accumulate,
                         bias: None,
-                        ahead: Ahead::new(self.c.add(row * self.stride + col), rows, self.stride, 0),
+                        ahead: Ahead::new(self.c.add(row * self.stride + col), rows, self.stride),
                     });
                 }
             }

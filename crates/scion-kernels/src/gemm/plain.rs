@@ -1,19 +1,26 @@
 //! Products through the `gemm` crate, for machines without this module's own kernels. Bf16 operands
 //! are rounded copies; the epilogue is a second pass over the rows.
 
-use super::epilogue::{LONGEST, Output};
+use super::element::{Element, round_to_bf16};
+use super::epilogue::{LONGEST, Output, Plainly};
 use super::matrix::{MatRef, Precision};
 use super::vmath::TARGET_FUSES;
+use crate::shared::SharedMut;
 use rayon::prelude::*;
 
 /// Products with fewer multiplications than this run on one thread.
 const PARALLEL_FROM: usize = 1 << 18;
 
 /// The product, operands rounded as `precision` says.
-pub(super) fn multiply(precision: Precision, a: MatRef<'_>, b: MatRef<'_>, out: &Output<'_>) {
-    match precision {
-        Precision::F32 => product(a, b, out),
-        Precision::Bf16 => {
+pub(super) fn multiply<A: Element, B: Element, C: Element>(
+    precision: Precision,
+    a: MatRef<'_, A>,
+    b: MatRef<'_, B>,
+    out: &Output<'_, C>,
+) {
+    match (precision, b.floats()) {
+        (Precision::F32, Some(b)) => multiply_floats(precision, a, b, out),
+        _ => {
             let mut rounded = Vec::new();
             copy(precision, b, &mut rounded);
             multiply_copied(precision, a, &rounded, out);
@@ -22,11 +29,25 @@ pub(super) fn multiply(precision: Precision, a: MatRef<'_>, b: MatRef<'_>, out: 
 }
 
 /// The product with a right-hand side made by [`copy`].
-pub(super) fn multiply_copied(precision: Precision, a: MatRef<'_>, b: &[f32], out: &Output<'_>) {
-    let b = MatRef::new(b, a.cols(), out.cols);
-    match precision {
-        Precision::F32 => product(a, b, out),
-        Precision::Bf16 => {
+pub(super) fn multiply_copied<A: Element, C: Element>(
+    precision: Precision,
+    a: MatRef<'_, A>,
+    b: &[f32],
+    out: &Output<'_, C>,
+) {
+    multiply_floats(precision, a, MatRef::new(b, a.cols(), out.cols), out);
+}
+
+/// The product with a right-hand side that is as `precision` says.
+fn multiply_floats<A: Element, C: Element>(
+    precision: Precision,
+    a: MatRef<'_, A>,
+    b: MatRef<'_>,
+    out: &Output<'_, C>,
+) {
+    match (precision, a.floats()) {
+        (Precision::F32, Some(a)) => product(a, b, out),
+        _ => {
             let mut rounded = Vec::new();
             copy(precision, a, &mut rounded);
             product(MatRef::new(&rounded, a.rows(), a.cols()), b, out);
@@ -35,7 +56,7 @@ pub(super) fn multiply_copied(precision: Precision, a: MatRef<'_>, b: &[f32], ou
 }
 
 /// Copies a matrix to contiguous rows, rounding as `precision` says.
-pub(super) fn copy(precision: Precision, from: MatRef<'_>, to: &mut Vec<f32>) {
+pub(super) fn copy<T: Element>(precision: Precision, from: MatRef<'_, T>, to: &mut Vec<f32>) {
     let (rows, cols) = (from.rows(), from.cols());
     let (down, right) = from.strides();
     to.clear();
@@ -45,25 +66,13 @@ pub(super) fn copy(precision: Precision, from: MatRef<'_>, to: &mut Vec<f32>) {
     }
     to.par_chunks_mut(cols).with_min_len(16).enumerate().for_each(|(i, row)| {
         for (j, value) in row.iter_mut().enumerate() {
-            let x = from.data[i * down + j * right];
+            let x = from.data[i * down + j * right].widened();
             *value = if precision == Precision::Bf16 { round_to_bf16(x) } else { x };
         }
     });
 }
 
-/// The nearest bf16, ties to even, as the hardware does it: subnormals become zero.
-pub(super) fn round_to_bf16(x: f32) -> f32 {
-    if x.is_nan() {
-        return f32::NAN;
-    }
-    if x.is_subnormal() {
-        return 0.0_f32.copysign(x);
-    }
-    let bits = x.to_bits();
-    f32::from_bits((bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff_0000)
-}
-
-fn product(a: MatRef<'_>, b: MatRef<'_>, out: &Output<'_>) {
+fn product<C: Element>(a: MatRef<'_>, b: MatRef<'_>, out: &Output<'_, C>) {
     let (m, n, k) = (out.rows, out.cols, a.cols());
     if m == 0 || n == 0 {
         return;
@@ -71,6 +80,12 @@ fn product(a: MatRef<'_>, b: MatRef<'_>, out: &Output<'_>) {
     let parallel = m * n * k >= PARALLEL_FROM;
     let (a_down, a_right) = a.strides();
     let (b_down, b_right) = b.strides();
+    let mut apart = vec![0.0_f32; if C::HALF { m * n } else { 0 }];
+    let (sums, stride) = match C::HALF {
+        true => (apart.as_mut_ptr(), n),
+        // SAFETY: neither is zero.
+        false => (unsafe { out.at(0, 0) }.cast(), out.row_stride),
+    };
     // SAFETY: `MatRef` and `Output` checked on construction that the shapes and strides given here
     // stay inside their slices, and nothing else writes to the output meanwhile.
     unsafe {
@@ -78,9 +93,9 @@ fn product(a: MatRef<'_>, b: MatRef<'_>, out: &Output<'_>) {
             m,
             n,
             k,
-            out.at(0, 0),
+            sums,
             1,
-            out.row_stride as isize,
+            stride as isize,
             out.accumulate,
             a.data.as_ptr(),
             a_right as isize,
@@ -96,52 +111,55 @@ fn product(a: MatRef<'_>, b: MatRef<'_>, out: &Output<'_>) {
             if parallel { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None },
         );
     }
-    if out.bias(0).is_none() && !out.has_activation() {
+    if out.bias(0).is_none() && out.takes_sums() {
         return;
     }
+    let sums = SharedMut::new(match C::HALF {
+        true => &mut apart,
+        // SAFETY: the output's own elements, which nobody else has.
+        false => unsafe { std::slice::from_raw_parts_mut(sums, (m - 1) * stride + n) },
+    });
     // SAFETY: every row is visited once.
-    let finish = |row| unsafe { finish(out, row) };
+    let finish = |row| unsafe { finish(out, row, sums.at(row * stride, n)) };
     match parallel {
         true => (0..m).into_par_iter().with_min_len(8).for_each(finish),
         false => (0..m).for_each(finish),
     }
 }
 
-/// Bias and activation of one row.
+/// Bias and activation of one row, whose sums are at `from`, in the output or elsewhere.
 ///
 /// # Safety
-/// The row is inside the output and no other thread touches it.
-unsafe fn finish(out: &Output<'_>, row: usize) {
+/// The row is inside the output, as many sums are there, and no other thread touches either.
+unsafe fn finish<C: Element>(out: &Output<'_, C>, row: usize, from: *const f32) {
     #[cfg(target_arch = "x86_64")]
     if super::Isa::detect() >= super::Isa::Avx2 {
         #[target_feature(enable = "avx2,fma")]
-        unsafe fn with_avx2(out: &Output<'_>, row: usize) {
+        unsafe fn with_avx2<C: Element>(out: &Output<'_, C>, row: usize, from: *const f32) {
             // SAFETY: the caller's promise.
-            unsafe { finish_row::<true>(out, row) }
+            unsafe { finish_row::<true, C>(out, row, from) }
         }
         // SAFETY: the caller's promise, and the instruction set was detected.
-        return unsafe { with_avx2(out, row) };
+        return unsafe { with_avx2(out, row, from) };
     }
     // SAFETY: the caller's promise.
-    unsafe { finish_row::<TARGET_FUSES>(out, row) }
+    unsafe { finish_row::<TARGET_FUSES, C>(out, row, from) }
 }
 
 /// # Safety
 /// As [`finish`].
 #[inline(always)]
-unsafe fn finish_row<const FUSED: bool>(out: &Output<'_>, row: usize) {
+unsafe fn finish_row<const FUSED: bool, C: Element>(out: &Output<'_, C>, row: usize, from: *const f32) {
     let mut sums = [0.0; LONGEST];
     for col in (0..out.cols).step_by(sums.len()) {
         let cols = sums.len().min(out.cols - col);
         // SAFETY: the caller's promise; `Output` checked that C holds the row.
         unsafe {
-            sums[..cols].copy_from_slice(std::slice::from_raw_parts(out.at(row, col), cols));
+            sums[..cols].copy_from_slice(std::slice::from_raw_parts(from.add(col), cols));
             if let Some(bias) = out.bias(col) {
                 sums[..cols].iter_mut().zip(bias).for_each(|(sum, bias)| *sum += bias);
             }
-            out.activate::<FUSED>(row..row + 1, col..col + cols, &mut sums, LONGEST, false, |from, to| {
-                to.copy_from_slice(from)
-            });
+            out.activate::<FUSED>(row..row + 1, col..col + cols, &mut sums, LONGEST, false, &Plainly);
         }
     }
 }

@@ -1,32 +1,38 @@
+use half::bf16;
 use rayon::prelude::*;
 
+#[cfg(target_arch = "x86_64")]
+use super::few;
 use super::{Activation, Linear};
 use crate::array::{Array, unfilled};
 use crate::backend::Kernel;
-use crate::gemm::{self, Epilogue, MatRef, Precision, matmul, vmath};
+use crate::gemm::{self, Element, Epilogue, MatRef, PANEL, Precision, companion_len, matmul};
 use crate::packed::times_weight;
-
-/// Elements of an elementwise pass that one task takes.
-const BLOCK: usize = 1 << 14;
 
 impl Kernel<3> for Linear {
     fn forward(&self, [x, weight, bias]: &[Array; 3], keep: bool) -> (Array, Vec<Array>) {
         let (rows, inputs, outputs) = (x.rows(), x.width(), bias.width());
+        let mut dims = x.dims();
+        *dims.last_mut().expect("x has a last axis") = outputs;
+        #[cfg(target_arch = "x86_64")]
+        if keep && self.activation == Activation::None && few::suits(rows, weight.values()) {
+            let y = few::forward(self.precision, rows, x.values(), weight.values(), bias.values());
+            return (Array::from_vec(y, dims), Vec::new());
+        }
         let keeps = keep && self.activation == Activation::GeluTanh;
         // SAFETY: the product below writes every element of both.
-        let (mut y, mut before) =
-            unsafe { (unfilled(rows * outputs), unfilled(if keeps { rows * outputs } else { 0 })) };
+        let (mut y, mut derivative) = unsafe {
+            (unfilled::<f32>(rows * outputs), unfilled(if keeps { companion_len(rows, outputs) } else { 0 }))
+        };
         let activation = match self.activation {
             Activation::None => gemm::Activation::None,
-            Activation::GeluTanh if keep => gemm::Activation::Gelu { pre_activation: Some(&mut before) },
-            Activation::GeluTanh => gemm::Activation::Gelu { pre_activation: None },
+            Activation::GeluTanh if keep => gemm::Activation::Gelu { derivative: Some(&mut derivative) },
+            Activation::GeluTanh => gemm::Activation::Gelu { derivative: None },
         };
         let epilogue = Epilogue { bias: Some(bias.values()), activation };
         let a = MatRef::new(x.values(), rows, inputs);
         times_weight(self.precision, a, weight, &mut y, epilogue, !keep);
-        let mut dims = x.dims();
-        *dims.last_mut().expect("x has a last axis") = outputs;
-        let kept = if before.is_empty() { Vec::new() } else { vec![Array::from_vec(before, dims.clone())] };
+        let kept = if keeps { vec![of_companion(derivative)] } else { Vec::new() };
         (Array::from_vec(y, dims), kept)
     }
 
@@ -38,37 +44,61 @@ impl Kernel<3> for Linear {
         wanted: [bool; 3],
     ) -> [Option<Array>; 3] {
         let outputs = grad.width();
-        let through_activation = kept.first().map(|before| gelu_gradient(before, grad));
-        let dy = through_activation.as_deref().unwrap_or(grad.values());
+        let before = kept.first().map(|derivative| through_activation(derivative, grad));
+        let dy = before.as_deref().unwrap_or(grad.values());
+        #[cfg(target_arch = "x86_64")]
+        if few::suits(x.rows(), weight.values()) {
+            let (dx, dw) = few::backward(
+                self.precision,
+                x.rows(),
+                dy,
+                x.values(),
+                weight.values(),
+                [wanted[0], wanted[1]],
+            );
+            return [
+                wanted[0].then(|| Array::from_vec(dx, x.dims())),
+                wanted[1].then(|| Array::from_vec(dw, weight.dims())),
+                wanted[2].then(|| bias_gradient(dy, outputs)),
+            ];
+        }
         [
             wanted[0].then(|| {
-                let dx = input_gradient(self.precision, dy, weight, gemm::Activation::None);
+                let dx: Vec<f32> = input_gradient(self.precision, dy, weight, gemm::Activation::None);
                 Array::from_vec(dx, x.dims())
             }),
-            wanted[1].then(|| weight_gradient(self.precision, dy, x, weight)),
+            wanted[1].then(|| weight_gradient(self.precision, dy, x.values(), weight)),
             wanted[2].then(|| bias_gradient(dy, outputs)),
         ]
     }
 }
 
-/// Gradient before GELU from that behind it, both of the size of `before`, GELU's argument.
-pub(crate) fn gelu_gradient(before: &Array, grad: &Array) -> Vec<f32> {
-    // SAFETY: gelu_backward writes every element.
-    let mut d = unsafe { unfilled(before.values().len()) };
-    d.par_chunks_mut(BLOCK)
-        .zip(before.values().par_chunks(BLOCK))
-        .zip(grad.values().par_chunks(BLOCK))
-        .for_each(|((d, before), grad)| vmath::gelu_backward(before, grad, d));
+/// A companion matrix, as what a backward pass keeps.
+pub(crate) fn of_companion<T: Element>(values: Vec<T>) -> Array {
+    let len = values.len();
+    Array::of_elements(values, [len])
+}
+
+/// Gradient before an activation from that behind it and the derivative, a companion matrix.
+pub(crate) fn through_activation(derivative: &Array, grad: &Array) -> Vec<f32> {
+    let (rows, cols) = (grad.rows(), grad.width());
+    let mut d = grad.values().to_vec();
+    d.par_chunks_mut(cols.max(1)).enumerate().for_each(|(row, d)| {
+        for (panel, d) in d.chunks_mut(PANEL).enumerate() {
+            let derivative = &derivative.values()[(panel * rows + row) * PANEL..][..d.len()];
+            d.iter_mut().zip(derivative).for_each(|(d, derivative)| *d *= derivative);
+        }
+    });
     d
 }
 
 /// Gradient of a linear layer's input, [rows, in], from that of its output, [rows, out]; `activation` is applied to it.
-pub(crate) fn input_gradient(
+pub(crate) fn input_gradient<T: Element, C: Element>(
     precision: Precision,
-    dy: &[f32],
+    dy: &[T],
     weight: &Array,
-    activation: gemm::Activation,
-) -> Vec<f32> {
+    activation: gemm::Activation<C>,
+) -> Vec<C> {
     let (outputs, inputs) = (weight.rows(), weight.width());
     let rows = dy.len() / outputs;
     // SAFETY: the product writes every element.
@@ -79,18 +109,28 @@ pub(crate) fn input_gradient(
 }
 
 /// Gradient of a linear layer's weight, from its input [rows, in] and the gradient of its output [rows, out].
-pub(crate) fn weight_gradient(precision: Precision, dy: &[f32], x: &Array, weight: &Array) -> Array {
-    let (rows, outputs, inputs) = (x.rows(), weight.rows(), weight.width());
-    let (dy, x) = (MatRef::new(dy, rows, outputs), MatRef::new(x.values(), rows, inputs));
-    let product = |left: MatRef<'_>, right: MatRef<'_>| {
-        // SAFETY: the product writes every element.
-        let mut dw = unsafe { unfilled(outputs * inputs) };
-        matmul(precision, left.t(), right, &mut dw, right.cols(), false, Epilogue::default());
-        dw
-    };
+pub(crate) fn weight_gradient<T: Element, X: Element>(
+    precision: Precision,
+    dy: &[T],
+    x: &[X],
+    weight: &Array,
+) -> Array {
+    let (outputs, inputs) = (weight.rows(), weight.width());
+    let rows = dy.len() / outputs;
+    let (dy, x) = (MatRef::new(dy, rows, outputs), MatRef::new(x, rows, inputs));
     // A left-hand side is packed where it is used, a right-hand side as a whole before: the larger one goes left.
-    let dw = if outputs >= inputs { product(dy, x) } else { transposed(&product(x, dy), outputs) };
+    let dw = match outputs >= inputs {
+        true => product(precision, dy.t(), x),
+        false => transposed(&product(precision, x.t(), dy), outputs),
+    };
     Array::from_vec(dw, weight.dims())
+}
+
+fn product<A: Element, B: Element>(precision: Precision, a: MatRef<'_, A>, b: MatRef<'_, B>) -> Vec<f32> {
+    // SAFETY: the product writes every element.
+    let mut c = unsafe { unfilled(a.rows() * b.cols()) };
+    matmul(precision, a, b, &mut c, b.cols(), false, Epilogue::default());
+    c
 }
 
 /// The transpose of a matrix of `width` columns.
@@ -113,16 +153,17 @@ fn transposed(values: &[f32], width: usize) -> Vec<f32> {
 }
 
 /// Sums over rows, in blocks whose order does not depend on the number of threads.
-pub(crate) fn bias_gradient(dy: &[f32], width: usize) -> Array {
+pub(crate) fn bias_gradient<T: Element>(dy: &[T], width: usize) -> Array {
     const ROWS: usize = 256;
-    let partial: Vec<Vec<f32>> = dy
-        .par_chunks(ROWS * width)
-        .map(|block| {
-            let mut total = vec![0f32; width];
-            add_rows(block, &mut total);
-            total
-        })
-        .collect();
+    let sum = |block: &[T]| {
+        let mut total = vec![0f32; width];
+        match T::HALF {
+            true => add_halves(bytemuck::cast_slice(block), &mut total),
+            false => add_rows(bytemuck::cast_slice(block), &mut total),
+        }
+        total
+    };
+    let partial: Vec<Vec<f32>> = dy.par_chunks(ROWS * width).map(sum).collect();
     let mut total = vec![0f32; width];
     partial.iter().for_each(|block| add_rows(block, &mut total));
     Array::from_vec(total, [width])
@@ -134,6 +175,17 @@ multiversioned! {
         for row in values.chunks_exact(total.len()) {
             for (t, v) in total.iter_mut().zip(row) {
                 *t += v;
+            }
+        }
+    }
+}
+
+multiversioned! {
+    /// [`add_rows`] of bf16 numbers.
+    fn add_halves(values: &[bf16], total: &mut [f32]) {
+        for row in values.chunks_exact(total.len()) {
+            for (t, v) in total.iter_mut().zip(row) {
+                *t += v.widened();
             }
         }
     }

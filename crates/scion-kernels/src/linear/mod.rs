@@ -1,6 +1,8 @@
 //! `y = activation(x·Wᵀ + b)`: a linear layer with its activation, in one pass over the output.
 
 mod cpu;
+#[cfg(target_arch = "x86_64")]
+mod few;
 mod reference;
 
 use burn::Tensor;
@@ -8,7 +10,7 @@ use burn::backend::Dispatch;
 
 use crate::backend::KernelBackend;
 use crate::gemm::Precision;
-pub(crate) use cpu::{bias_gradient, gelu_gradient, input_gradient, weight_gradient};
+pub(crate) use cpu::{bias_gradient, input_gradient, of_companion, through_activation, weight_gradient};
 pub use reference::linear_reference;
 
 /// What is applied to the product and bias.

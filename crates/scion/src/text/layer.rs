@@ -132,7 +132,7 @@ impl Layer {
         let inner = match &self.inner {
             Inner::Relu(first) => first.times(&normed, gemm::Activation::Relu),
             Inner::GatedGelu { gate, linear } => {
-                let mut gate = gate.times(&normed, gemm::Activation::Gelu { pre_activation: None });
+                let mut gate = gate.times(&normed, gemm::Activation::Gelu { derivative: None });
                 let linear = linear.times(&normed, gemm::Activation::None);
                 gate.iter_mut().zip(&linear).for_each(|(gate, linear)| *gate *= linear);
                 gate
