@@ -9,6 +9,7 @@ mod multiversion;
 pub mod adapted;
 mod array;
 pub mod attention;
+mod awake;
 mod backend;
 pub mod conv;
 pub mod feature_conv;
@@ -35,6 +36,7 @@ use burn::Tensor;
 use burn::backend::Flex;
 
 use array::Array;
+pub use awake::keep_awake;
 pub use backend::KernelBackend;
 pub use gemm::Precision;
 pub use memory::{CacheLines, keep_freed_memory, release_freed_memory};

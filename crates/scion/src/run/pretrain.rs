@@ -1,6 +1,7 @@
 use std::path::Path;
 
 use burn::tensor::Device;
+use scion_kernels::keep_awake;
 
 use super::prompts::with_prompts;
 use super::source::stage_images;
@@ -117,7 +118,7 @@ pub(super) fn train(
     let mut progress = Progress::new(stage, config.steps, trainer.state().step, quiet);
     while trainer.state().step < config.steps {
         let batch = batches.batch(trainer.state().step, config.batch)?;
-        let (next, report) = trainer.step(&batch)?;
+        let (next, report) = keep_awake(|| trainer.step(&batch))?;
         trainer = next;
         if report.step.is_multiple_of(LOG_EVERY) || report.step == config.steps {
             folder.log(stage, &report)?;

@@ -2,7 +2,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use scion_kernels::PackedWeights;
+use scion_kernels::{PackedWeights, keep_awake};
 
 use super::Canvas;
 use crate::atomic;
@@ -122,9 +122,8 @@ pub(crate) fn draw(
         let shape = [labels.len(), channels, height, width];
         let noise = |image: usize, z: &mut [f32]| streams[image].fill_normal(z);
         let predict = |x: &[f32], t: usize| guided(&mut predict, template, config, x, t, labels, shape);
-        images.extend(
-            weights.scope(|| sample_loop(&schedule, sampling, shape, x_t, noise, predict, &mut on_step))?,
-        );
+        let drawn = || sample_loop(&schedule, sampling, shape, x_t, noise, predict, &mut on_step);
+        images.extend(keep_awake(|| weights.scope(drawn))?);
         on_images(labels.len());
     }
     Ok(images)

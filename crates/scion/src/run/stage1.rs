@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use burn::module::Module;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use scion_kernels::PackedWeights;
+use scion_kernels::{PackedWeights, keep_awake};
 
 use super::source::stage_images;
 use super::{Progress, RunFolder};
@@ -82,8 +82,10 @@ pub(super) fn stage1(
     let source = Source::open(recipe, config, teacher, sizes, &sites, training, folder, quiet)?;
     let mut progress = Progress::new("stage1", config.steps, distiller.steps(), quiet);
     while distiller.steps() < config.steps {
-        let batch = source.batch(distiller.steps(), config.batch, &sites)?;
-        let (next, reports) = distiller.step(&batch)?;
+        let (next, reports) = keep_awake(|| {
+            let batch = source.batch(distiller.steps(), config.batch, &sites)?;
+            distiller.step(&batch)
+        })?;
         distiller = next;
         let step = distiller.steps();
         if step.is_multiple_of(10) || step == 1 || reports[0].val_loss.is_some() {
