@@ -1,6 +1,7 @@
 //! The bridge to Burn: the one place that names a backend.
 //!
-//! A fused operator is a [`Kernel`]: a forward and a backward pass on plain row-major f32 arrays.
+//! A fused operator is a [`Kernel`]: a forward and a backward pass on plain row-major f32 arrays. What it keeps between the two
+//! is its own affair.
 //! [`KernelBackend`] makes each kernel callable on a Burn tensor with or without automatic
 //! differentiation; Burn's dispatch picks the implementation by the tensors' device.
 

@@ -8,6 +8,7 @@ use scion_kernels::adapted::{adapted_linear, adapted_linear_reference};
 use scion_kernels::attention::{attention, attention_reference};
 use scion_kernels::linear::{Activation, linear, linear_reference};
 use scion_kernels::linear_attention::{FeatureMap, linear_attention, linear_attention_reference};
+use scion_kernels::mlp::{mlp, mlp_reference};
 use scion_kernels::{Precision, set_precision};
 
 /// Root mean square of the difference over that of what is expected.
@@ -68,4 +69,21 @@ fn bf16_products_are_close() {
             .map(|op| op(x.clone(), w.clone(), b.clone(), down.clone(), up.clone(), 0.75, activation));
         close(&format!("adapted linear {activation:?}"), &x, found, expected);
     }
+    let (x, w1, b1) = (tensor([2, 33, 70], 1, 1.0), tensor([150, 70], 2, 0.3), tensor([150], 3, 1.0));
+    let (w2, b2) = (tensor([70, 150], 4, 0.3), tensor([70], 5, 1.0));
+    let run = |op: fn(_, _, _, _, _) -> _| op(x.clone(), w1.clone(), b1.clone(), w2.clone(), b2.clone());
+    close("mlp, input", &x, run(mlp), run(mlp_reference));
+    close("mlp, first weight", &w1, run(mlp), run(mlp_reference));
+    close("mlp, first bias", &b1, run(mlp), run(mlp_reference));
+    close("mlp, second weight", &w2, run(mlp), run(mlp_reference));
+    // Without gradients the same numbers.
+    let inner = |t: &Tensor<2>| Tensor::from_inner(t.clone().inner());
+    let plain = mlp(
+        Tensor::from_inner(x.clone().inner()),
+        inner(&w1),
+        Tensor::from_inner(b1.clone().inner()),
+        inner(&w2),
+        Tensor::from_inner(b2.clone().inner()),
+    );
+    assert_eq!(values(plain), values(run(mlp)));
 }

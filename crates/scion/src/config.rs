@@ -63,7 +63,8 @@ pub struct Recipe {
     pub evaluate: EvaluateConfig,
 }
 
-/// Operand precision of matrix products; sums, norms, softmax and the optimiser are always f32.
+/// Operand precision of matrix products, and of what an MLP keeps between its two; sums, norms, softmax and the optimiser are
+/// always f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PrecisionConfig {

@@ -1,9 +1,9 @@
 use super::AdaptedLinear;
 use crate::array::{Array, unfilled};
 use crate::backend::Kernel;
-use crate::gemm::{self, Epilogue, MatRef, Precision, companion_len, matmul};
+use crate::gemm::{self, Epilogue, MatRef, Precision, matmul};
 use crate::linear::{
-    Activation, bias_gradient, input_gradient, of_companion, through_activation, weight_gradient,
+    Activation, bias_gradient, companion, input_gradient, of_companion, through_activation, weight_gradient,
 };
 use crate::packed::times_weight;
 
@@ -12,13 +12,8 @@ impl Kernel<5> for AdaptedLinear {
         let (rows, outputs, rank) = (x.rows(), bias.width(), a.rows());
         let keeps = keep && self.activation == Activation::GeluTanh;
         // SAFETY: the products below write every element of the three.
-        let (mut low, mut y, mut derivative) = unsafe {
-            (
-                unfilled(rows * rank),
-                unfilled(rows * outputs),
-                unfilled(if keeps { companion_len(rows, outputs) } else { 0 }),
-            )
-        };
+        let (mut low, mut y, mut derivative) =
+            unsafe { (unfilled(rows * rank), unfilled(rows * outputs), companion(rows, outputs, keeps)) };
         let input = MatRef::new(x.values(), rows, x.width());
         times_weight(self.precision, input, a, &mut low, Epilogue::default(), false);
         scale(&mut low, self.scale);
@@ -49,8 +44,8 @@ impl Kernel<5> for AdaptedLinear {
     ) -> [Option<Array>; 5] {
         let (rows, outputs, rank) = (x.rows(), bias.width(), a.rows());
         let (low, derivative) = (&kept[0], kept.get(1));
-        let before = derivative.map(|derivative| through_activation(derivative, grad));
-        let dy = before.as_deref().unwrap_or(grad.values());
+        let d_before = derivative.map(|derivative| through_activation(derivative, grad));
+        let dy = d_before.as_deref().unwrap_or(grad.values());
         let mut d_low = Vec::new();
         if wanted[0] || wanted[3] {
             d_low = input_gradient(self.precision, dy, b, gemm::Activation::None);
@@ -64,10 +59,10 @@ impl Kernel<5> for AdaptedLinear {
                 add_product(self.precision, low, down, &mut dx, gemm::Activation::None);
                 Array::from_vec(dx, x.dims())
             }),
-            wanted[1].then(|| weight_gradient(self.precision, dy, x.values(), weight)),
+            wanted[1].then(|| weight_gradient(self.precision, rows, dy, x.values(), weight)),
             wanted[2].then(|| bias_gradient(dy, outputs)),
-            wanted[3].then(|| weight_gradient(self.precision, &d_low, x.values(), a)),
-            wanted[4].then(|| weight_gradient(self.precision, dy, low.values(), b)),
+            wanted[3].then(|| weight_gradient(self.precision, rows, &d_low, x.values(), a)),
+            wanted[4].then(|| weight_gradient(self.precision, rows, dy, low.values(), b)),
         ]
     }
 }

@@ -160,7 +160,7 @@ impl Block {
         let k_blocks = self.steps.div_ceil(F::BLOCK_STEPS).max(1);
         let per_block = self.steps.div_ceil(k_blocks).next_multiple_of(F::STEP_GROUP);
         let strips = self.rows.div_ceil(LANES);
-        // Sums that cannot wait in C wait for one pass over all of k.
+        // Sums that cannot wait in C wait for one pass over all of k, however much of L2 that takes.
         let packable = if C::HALF { k_blocks } else { (PACKED_ROWS / (strips * per_block).max(1)).max(1) };
         with_scratch(&SCRATCH_A, |packed| {
             for first in (0..k_blocks).step_by(packable) {
@@ -207,7 +207,7 @@ impl Block {
             loop {
                 let steps = per_block.min(range.end - first);
                 let last = first + steps == self.steps;
-                let activates = last && !out.takes_sums();
+                let finishes = last && !out.takes_sums();
                 let accumulate = out.accumulate || first > 0;
                 for row in (0..self.rows).step_by(F::TILE_ROWS) {
                     let rows = F::TILE_ROWS.min(self.rows - row);
@@ -219,11 +219,11 @@ impl Block {
                     // SAFETY: both were sliced to the strips that the tile reads, which hold the steps; the tile is
                     // inside the block, which belongs to this task.
                     unsafe {
-                        let (c, c_stride) = match activates || C::HALF {
+                        let (c, c_stride) = match finishes || C::HALF {
                             true => (sums.as_mut_ptr(), F::TILE_COLS),
                             false => (out.at(self.row + row, col).cast(), out.row_stride),
                         };
-                        let ahead = match activates && out.awaits_c() {
+                        let ahead = match finishes && out.awaits_c() {
                             true => Ahead::new(out.at(self.row + row, col), rows, out.row_stride),
                             false => Ahead::new(c, rows, c_stride),
                         };
@@ -241,15 +241,15 @@ impl Block {
                             c_stride,
                             rows,
                             cols,
-                            accumulate: accumulate && (in_parts || !activates),
+                            accumulate: accumulate && (in_parts || !finishes),
                             bias: if last { out.bias(col) } else { None },
                             ahead,
                         });
-                        if activates {
+                        if finishes {
                             let row = self.row + row;
                             let (rows, cols) = (row..row + rows, col..col + cols);
                             let accumulate = accumulate && !in_parts;
-                            out.activate::<true>(rows, cols, sums, F::TILE_COLS, accumulate, &Stores);
+                            out.finish::<true>(rows, cols, sums, F::TILE_COLS, accumulate, &Stores);
                         }
                     }
                 }

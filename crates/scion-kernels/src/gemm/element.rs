@@ -10,7 +10,8 @@ mod sealed {
     impl Sealed for half::bf16 {}
 }
 
-/// A number of an operand or a result: f32, or bf16 where what is stored would be rounded to bf16 before its next use anyway.
+/// A number of an operand or a result: f32, or bf16, which takes half the memory and is what products with bf16 operands make of
+/// a number in any case.
 pub trait Element: sealed::Sealed + TensorElement + Pod {
     /// Whether it has 16 bits rather than 32.
     const HALF: bool;
@@ -18,7 +19,7 @@ pub trait Element: sealed::Sealed + TensorElement + Pod {
     /// The number, which f32 holds exactly.
     fn widened(self) -> f32;
 
-    /// The nearest such number, by the rules of [`round_to_bf16`].
+    /// The nearest such number, ties to even; subnormals become zero in bf16.
     fn nearest(x: f32) -> Self;
 
     /// The numbers themselves, if they are f32.

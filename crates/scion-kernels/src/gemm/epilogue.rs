@@ -22,7 +22,7 @@ impl<C> Default for Epilogue<'_, C> {
 /// The elementwise end of an [`Epilogue`].
 ///
 /// Companion matrices, [m, n] like the product, are stored in panels of [`PANEL`] columns, [⌈n / 32⌉, m, 32], of which the last
-/// may have columns without meaning: what a tile reads or writes of them is contiguous.
+/// may have columns without meaning: what a tile reads or writes of them is contiguous, or nearly.
 #[derive(Default)]
 pub enum Activation<'a, C = f32> {
     /// Nothing.
@@ -124,13 +124,14 @@ impl<'a, C: Element> Output<'a, C> {
         unsafe { self.data.add(row * self.row_stride + col) }
     }
 
-    /// Whether [`Self::activate`] puts its results away.
+    /// Whether [`Self::finish`] puts its results away.
     fn puts_away(&self) -> bool {
         matches!(self.activation, Elementwise::GeluStoring(_))
     }
 
     /// Whether there is use in fetching what results overwrite: not where they are put away, nor where they are so narrow that
     /// a tile waits less for them than for what it reads.
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn awaits_c(&self) -> bool {
         !C::HALF && !self.puts_away()
     }
@@ -151,20 +152,20 @@ impl<'a, C: Element> Output<'a, C> {
         self.bias.map(|bias| &bias[col..])
     }
 
-    /// Whether sums are stored as they are, rather than by [`Self::activate`].
+    /// Whether sums are stored as they are, rather than by [`Self::finish`].
     pub(super) fn takes_sums(&self) -> bool {
         !C::HALF && matches!(self.activation, Elementwise::None)
     }
 
-    /// Stores the activation of a rectangle's `sums`, whose rows are `stride` apart; with `accumulate`, of what C holds
-    /// and the sums. Sums lie elsewhere than in C so that they are not read through lines that C still waits for.
+    /// Applies the activation to a rectangle's `sums`, whose rows are `stride` apart, and stores them; with `accumulate`, what C
+    /// holds is added first. Sums lie elsewhere than in C so that they are not read through lines that C still waits for.
     /// GELU's results and derivatives are put away where a backward pass will read them: they are more than fit the caches.
     /// Rectangles are at most [`LONGEST`] columns wide.
     ///
     /// # Safety
     /// The rectangle is inside the output and no other thread touches it.
     #[inline(always)]
-    pub(super) unsafe fn activate<const FUSED: bool>(
+    pub(super) unsafe fn finish<const FUSED: bool>(
         &self,
         rows: Range<usize>,
         cols: Range<usize>,
@@ -232,7 +233,7 @@ impl Put for Plainly {
     }
 }
 
-/// Most columns of a rectangle that is activated at a time.
+/// Most columns of a rectangle that is finished at a time.
 pub(super) const LONGEST: usize = 64;
 
 /// Elements processed at a time: one AVX-512 register. Rows of a tile are too short for the longer

@@ -32,7 +32,7 @@ pub(super) struct Tile<'a> {
     pub(super) ahead: Ahead,
 }
 
-/// Where a tile's rows of C are. A kernel may ask for their cache lines while it computes. The assembly of `amx` finds the
+/// Where a tile's rows will be stored in the end, as far as that is worth preparing. A kernel may ask for their cache lines while it computes. The assembly of `amx` finds the
 /// fields by their offsets.
 #[derive(Clone, Copy)]
 #[repr(C)]

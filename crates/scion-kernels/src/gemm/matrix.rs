@@ -1,6 +1,6 @@
 //! Operands: borrowed matrices, and right-hand sides packed for reuse.
 
-use super::element::Element;
+use super::element::{Element, round_to_bf16};
 use super::epilogue::Output;
 use super::isa::Isa;
 use super::plain;
@@ -14,6 +14,13 @@ pub enum Precision {
     F32,
     /// Operands rounded to bf16, to nearest, ties to even.
     Bf16,
+}
+
+impl Precision {
+    /// A number as an operand.
+    pub(crate) fn round(self, x: f32) -> f32 {
+        if self == Self::Bf16 { round_to_bf16(x) } else { x }
+    }
 }
 
 /// Which operand of a product.

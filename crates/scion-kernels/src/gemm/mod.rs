@@ -1,4 +1,5 @@
-//! Matrix products on the CPU, in f32 and in mixed precision (bf16 operands, f32 sums).
+//! Matrix products on the CPU, in f32 and in mixed precision (bf16 operands, f32 sums). Matrices hold f32 numbers, or bf16
+//! numbers where what made them rounded them already or what follows would.
 //!
 //! `C[m,n] = op(A)[m,k] · op(B)[k,n]`, optionally added to C, with bias and GELU applied while a
 //! tile of C is still in cache. Where the machine has AVX-512 with bf16 dot products, both
@@ -31,7 +32,6 @@ mod pack;
 mod tests;
 
 pub use element::Element;
-pub(crate) use element::round_to_bf16;
 pub use epilogue::{Activation, Epilogue, PANEL, companion_len};
 pub use isa::Isa;
 pub(crate) use matrix::Side;

@@ -1,7 +1,6 @@
 //! Small products on the calling thread, for use inside parallel tasks.
 
 use super::Isa;
-use super::element::round_to_bf16;
 use super::matrix::{MatRef, Precision, Side};
 use crate::shared::SharedMut;
 
@@ -56,13 +55,12 @@ impl Panel {
             }
             Storage::Plain(values) => {
                 let (down, right) = lanes.strides();
-                let rounded = self.precision == Precision::Bf16;
                 values.clear();
                 for row in 0..lanes.rows() {
-                    values.extend((0..lanes.cols()).map(|column| {
-                        let x = lanes.data[row * down + column * right];
-                        if rounded { round_to_bf16(x) } else { x }
-                    }));
+                    values.extend(
+                        (0..lanes.cols())
+                            .map(|column| self.precision.round(lanes.data[row * down + column * right])),
+                    );
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! Products through the `gemm` crate, for machines without this module's own kernels. Bf16 operands
 //! are rounded copies; the epilogue is a second pass over the rows.
 
-use super::element::{Element, round_to_bf16};
+use super::element::Element;
 use super::epilogue::{LONGEST, Output, Plainly};
 use super::matrix::{MatRef, Precision};
 use super::vmath::TARGET_FUSES;
@@ -66,8 +66,7 @@ pub(super) fn copy<T: Element>(precision: Precision, from: MatRef<'_, T>, to: &m
     }
     to.par_chunks_mut(cols).with_min_len(16).enumerate().for_each(|(i, row)| {
         for (j, value) in row.iter_mut().enumerate() {
-            let x = from.data[i * down + j * right].widened();
-            *value = if precision == Precision::Bf16 { round_to_bf16(x) } else { x };
+            *value = precision.round(from.data[i * down + j * right].widened());
         }
     });
 }
@@ -159,7 +158,7 @@ unsafe fn finish_row<const FUSED: bool, C: Element>(out: &Output<'_, C>, row: us
             if let Some(bias) = out.bias(col) {
                 sums[..cols].iter_mut().zip(bias).for_each(|(sum, bias)| *sum += bias);
             }
-            out.activate::<FUSED>(row..row + 1, col..col + cols, &mut sums, LONGEST, false, &Plainly);
+            out.finish::<FUSED>(row..row + 1, col..col + cols, &mut sums, LONGEST, false, &Plainly);
         }
     }
 }

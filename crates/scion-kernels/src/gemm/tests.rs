@@ -313,6 +313,11 @@ fn bf16_numbers_are_taken_and_given_as_if_rounded() {
                 matmul_on(kernel.0, kernel.1, a, b, &out);
                 assert!(c == expected, "{label}");
 
+                let mut c = vec![0.5; expected.len()];
+                let out = Output::new((m, n), &mut c, stride, false, Epilogue::default());
+                PackedB::pack_on(kernel.0, kernel.1, case.operands().1).multiply(a, &out);
+                assert!(c == expected, "packed {label}");
+
                 let mut c = vec![bf16::nearest(0.5); expected.len()];
                 let out = Output::new((m, n), &mut c, stride, false, Epilogue::default());
                 matmul_on(kernel.0, kernel.1, a, b, &out);

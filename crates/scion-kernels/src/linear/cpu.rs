@@ -14,19 +14,13 @@ impl Kernel<3> for Linear {
         let (rows, inputs, outputs) = (x.rows(), x.width(), bias.width());
         let mut dims = x.dims();
         *dims.last_mut().expect("x has a last axis") = outputs;
-        #[cfg(target_arch = "x86_64")]
-        if keep && self.activation == Activation::None && few::suits(rows, weight.values()) {
-            let y = few::forward(self.precision, rows, x.values(), weight.values(), bias.values());
-            return (Array::from_vec(y, dims), Vec::new());
-        }
         let keeps = keep && self.activation == Activation::GeluTanh;
-        // SAFETY: the product below writes every element of both.
-        let (mut y, mut derivative) = unsafe {
-            (unfilled::<f32>(rows * outputs), unfilled(if keeps { companion_len(rows, outputs) } else { 0 }))
-        };
+        // SAFETY: the product below writes every element.
+        let (mut y, mut derivative) =
+            unsafe { (unfilled::<f32>(rows * outputs), companion(rows, outputs, keeps)) };
         let activation = match self.activation {
             Activation::None => gemm::Activation::None,
-            Activation::GeluTanh if keep => gemm::Activation::Gelu { derivative: Some(&mut derivative) },
+            Activation::GeluTanh if keeps => gemm::Activation::Gelu { derivative: Some(&mut derivative) },
             Activation::GeluTanh => gemm::Activation::Gelu { derivative: None },
         };
         let epilogue = Epilogue { bias: Some(bias.values()), activation };
@@ -44,8 +38,8 @@ impl Kernel<3> for Linear {
         wanted: [bool; 3],
     ) -> [Option<Array>; 3] {
         let outputs = grad.width();
-        let before = kept.first().map(|derivative| through_activation(derivative, grad));
-        let dy = before.as_deref().unwrap_or(grad.values());
+        let d_before = kept.first().map(|derivative| through_activation(derivative, grad));
+        let dy = d_before.as_deref().unwrap_or(grad.values());
         #[cfg(target_arch = "x86_64")]
         if few::suits(x.rows(), weight.values()) {
             let (dx, dw) = few::backward(
@@ -67,9 +61,22 @@ impl Kernel<3> for Linear {
                 let dx: Vec<f32> = input_gradient(self.precision, dy, weight, gemm::Activation::None);
                 Array::from_vec(dx, x.dims())
             }),
-            wanted[1].then(|| weight_gradient(self.precision, dy, x.values(), weight)),
+            wanted[1].then(|| weight_gradient(self.precision, x.rows(), dy, x.values(), weight)),
             wanted[2].then(|| bias_gradient(dy, outputs)),
         ]
+    }
+}
+
+/// Room for a companion matrix of a product, where one is wanted. Columns without meaning are zero.
+///
+/// # Safety
+/// The product writes it before anything reads it.
+pub(crate) unsafe fn companion<T: Element>(rows: usize, cols: usize, wanted: bool) -> Vec<T> {
+    match wanted {
+        false => Vec::new(),
+        // SAFETY: the caller's promise; there are no other columns.
+        true if cols.is_multiple_of(PANEL) => unsafe { unfilled(companion_len(rows, cols)) },
+        true => vec![T::nearest(0.0); companion_len(rows, cols)],
     }
 }
 
@@ -81,15 +88,29 @@ pub(crate) fn of_companion<T: Element>(values: Vec<T>) -> Array {
 
 /// Gradient before an activation from that behind it and the derivative, a companion matrix.
 pub(crate) fn through_activation(derivative: &Array, grad: &Array) -> Vec<f32> {
-    let (rows, cols) = (grad.rows(), grad.width());
-    let mut d = grad.values().to_vec();
-    d.par_chunks_mut(cols.max(1)).enumerate().for_each(|(row, d)| {
-        for (panel, d) in d.chunks_mut(PANEL).enumerate() {
-            let derivative = &derivative.values()[(panel * rows + row) * PANEL..][..d.len()];
-            d.iter_mut().zip(derivative).for_each(|(d, derivative)| *d *= derivative);
-        }
+    /// Rows that one task takes.
+    const ROWS: usize = 32;
+    let (rows, cols, derivative) = (grad.rows(), grad.width(), derivative.values());
+    // SAFETY: every element is written below.
+    let mut d = unsafe { unfilled(rows * cols) };
+    let run = (ROWS * cols).max(1);
+    d.par_chunks_mut(run).zip(grad.values().par_chunks(run)).enumerate().for_each(|(index, (d, grad))| {
+        let lines = d.chunks_mut(cols).zip(grad.chunks(cols)).enumerate();
+        lines.for_each(|(line, (d, grad))| multiply_row(derivative, rows, index * ROWS + line, grad, d));
     });
     d
+}
+
+multiversioned! {
+    /// A row of a matrix times that of a companion matrix of `rows` rows.
+    fn multiply_row(companion: &[f32], rows: usize, row: usize, from: &[f32], to: &mut [f32]) {
+        for (panel, (to, from)) in to.chunks_mut(PANEL).zip(from.chunks(PANEL)).enumerate() {
+            let factors = &companion[(panel * rows + row) * PANEL..][..PANEL];
+            for ((to, from), factor) in to.iter_mut().zip(from).zip(factors) {
+                *to = from * factor;
+            }
+        }
+    }
 }
 
 /// Gradient of a linear layer's input, [rows, in], from that of its output, [rows, out]; `activation` is applied to it.
@@ -111,12 +132,12 @@ pub(crate) fn input_gradient<T: Element, C: Element>(
 /// Gradient of a linear layer's weight, from its input [rows, in] and the gradient of its output [rows, out].
 pub(crate) fn weight_gradient<T: Element, X: Element>(
     precision: Precision,
+    rows: usize,
     dy: &[T],
     x: &[X],
     weight: &Array,
 ) -> Array {
     let (outputs, inputs) = (weight.rows(), weight.width());
-    let rows = dy.len() / outputs;
     let (dy, x) = (MatRef::new(dy, rows, outputs), MatRef::new(x, rows, inputs));
     // A left-hand side is packed where it is used, a right-hand side as a whole before: the larger one goes left.
     let dw = match outputs >= inputs {

@@ -1,16 +1,17 @@
-//! A linear layer of few rows, such as a layer of the conditioning: there a product is little beside the weight it reads or
-//! the gradient it writes, and each of them passes through the CPU once, as it lies.
+//! Gradients of a linear layer of few rows, such as a layer of the conditioning: there products are little beside the weight
+//! that they read and the gradient that they write, and each of these passes through the CPU once, as it lies.
 //!
-//! Rows are taken together: a vector of the weight is loaded and rounded once for all of them.
+//! Rows are taken together: a vector of the weight is loaded and rounded once for all of them. The forward pass is a product
+//! like any other, so that an image's numbers do not depend on how many others there are.
 
 use std::arch::x86_64::*;
 
 use rayon::prelude::*;
 
 use crate::array::unfilled;
-use crate::gemm::{Isa, Precision, round_to_bf16};
+use crate::gemm::{Isa, Precision};
 
-/// Most rows taken this way; more fill matrix registers well enough.
+/// Most rows taken this way; with more, products for any shape are as fast.
 const MOST: usize = 8;
 /// Elements of a vector.
 const LANES: usize = 16;
@@ -19,39 +20,14 @@ const FROM: usize = 1 << 15;
 /// Rows of the weight that one task takes.
 const RUN: usize = 128;
 
-/// One element of each row.
+/// An element of each row.
 type Column = [f32; MOST];
 /// A vector of each row.
 type Vectors = [[f32; LANES]; MOST];
 
-/// Whether a layer's products are made here.
+/// Whether a layer's gradients are made here.
 pub(super) fn suits(rows: usize, weight: &[f32]) -> bool {
     (1..=MOST).contains(&rows) && weight.len() >= FROM && Isa::detect() >= Isa::Avx512Bf16
-}
-
-/// `y = x · Wᵀ + b`, [rows, out].
-pub(super) fn forward(
-    precision: Precision,
-    rows: usize,
-    x: &[f32],
-    weight: &[f32],
-    bias: &[f32],
-) -> Vec<f32> {
-    let inputs = x.len() / rows;
-    let x = vectors(precision, x, inputs);
-    let mut columns = vec![[0.0; MOST]; bias.len()];
-    columns
-        .par_chunks_mut(RUN)
-        .zip(weight.par_chunks(RUN * inputs))
-        .zip(bias.par_chunks(RUN))
-        // SAFETY: `suits` found the instruction set.
-        .for_each(|((columns, weight), bias)| unsafe {
-            match precision {
-                Precision::F32 => outputs_of_run::<false>(&x, weight, bias, columns),
-                Precision::Bf16 => outputs_of_run::<true>(&x, weight, bias, columns),
-            }
-        });
-    (0..rows).flat_map(|row| columns.iter().map(move |column| column[row])).collect()
 }
 
 /// Gradients of the input, [rows, in], and of the weight, [out, in], from that of the output, [rows, out].
@@ -64,6 +40,11 @@ pub(super) fn backward(
     wanted: [bool; 2],
 ) -> (Vec<f32>, Vec<f32>) {
     let (outputs, inputs) = (dy.len() / rows, x.len() / rows);
+    assert_eq!(
+        (dy.len(), x.len(), weight.len()),
+        (rows * outputs, rows * inputs, outputs * inputs),
+        "a layer's arrays"
+    );
     let x = vectors(precision, x, inputs);
     // SAFETY: every row is written below, if any is wanted.
     let mut dw = unsafe { unfilled(if wanted[1] { outputs * inputs } else { 0 }) };
@@ -97,15 +78,11 @@ pub(super) fn backward(
     ((0..rows).flat_map(row).collect(), dw)
 }
 
-fn rounded(precision: Precision, x: f32) -> f32 {
-    if precision == Precision::Bf16 { round_to_bf16(x) } else { x }
-}
-
 /// A run of the columns of rows of `width` elements, from `first` on; rows that are missing are zero.
 fn columns(precision: Precision, rows: &[f32], width: usize, first: usize) -> Vec<Column> {
     let mut columns = vec![[0.0; MOST]; RUN.min(width - first)];
     for (index, row) in rows.chunks_exact(width).enumerate() {
-        columns.iter_mut().zip(&row[first..]).for_each(|(column, &x)| column[index] = rounded(precision, x));
+        columns.iter_mut().zip(&row[first..]).for_each(|(column, &x)| column[index] = precision.round(x));
     }
     columns
 }
@@ -115,7 +92,7 @@ fn vectors(precision: Precision, rows: &[f32], width: usize) -> Vec<Vectors> {
     let mut vectors = vec![[[0.0; LANES]; MOST]; width.div_ceil(LANES)];
     for (index, row) in rows.chunks_exact(width).enumerate() {
         for (vectors, row) in vectors.iter_mut().zip(row.chunks(LANES)) {
-            vectors[index].iter_mut().zip(row).for_each(|(to, &x)| *to = rounded(precision, x));
+            vectors[index].iter_mut().zip(row).for_each(|(to, &x)| *to = precision.round(x));
         }
     }
     vectors
@@ -133,24 +110,6 @@ fn load<const BF16: bool>(values: &[f32]) -> __m512 {
     // SAFETY: 32 bytes of plain data.
     let halves = unsafe { std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(values)) };
     _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
-}
-
-/// Outputs of a run of the weight's rows.
-#[target_feature(enable = "avx512f,avx512bf16")]
-fn outputs_of_run<const BF16: bool>(x: &[Vectors], weight: &[f32], bias: &[f32], y: &mut [Column]) {
-    let inputs = weight.len() / bias.len();
-    for ((y, bias), weight) in y.iter_mut().zip(bias).zip(weight.chunks_exact(inputs)) {
-        let mut sums = [_mm512_setzero_ps(); MOST];
-        for (x, weight) in x.iter().zip(weight.chunks(LANES)) {
-            let weight = load::<BF16>(weight);
-            for (sum, x) in sums.iter_mut().zip(x) {
-                *sum = _mm512_fmadd_ps(load::<false>(x), weight, *sum);
-            }
-        }
-        for (y, sum) in y.iter_mut().zip(sums) {
-            *y = _mm512_reduce_add_ps(sum) + bias;
-        }
-    }
 }
 
 /// Adds what a run of the weight's rows gives to the input's gradient, where that is wanted.

@@ -10,7 +10,9 @@ use burn::backend::Dispatch;
 
 use crate::backend::KernelBackend;
 use crate::gemm::Precision;
-pub(crate) use cpu::{bias_gradient, input_gradient, of_companion, through_activation, weight_gradient};
+pub(crate) use cpu::{
+    bias_gradient, companion, input_gradient, of_companion, through_activation, weight_gradient,
+};
 pub use reference::linear_reference;
 
 /// What is applied to the product and bias.

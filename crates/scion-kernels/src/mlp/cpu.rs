@@ -3,8 +3,8 @@ use half::bf16;
 use super::Mlp;
 use crate::array::{Array, unfilled};
 use crate::backend::Kernel;
-use crate::gemm::{Activation, Element, Epilogue, MatRef, Precision, companion_len};
-use crate::linear::{bias_gradient, input_gradient, of_companion, weight_gradient};
+use crate::gemm::{Activation, Element, Epilogue, MatRef, Precision};
+use crate::linear::{bias_gradient, companion, input_gradient, of_companion, weight_gradient};
 use crate::packed::times_weight;
 
 impl Kernel<5> for Mlp {
@@ -29,8 +29,9 @@ impl Kernel<5> for Mlp {
     }
 }
 
-/// Hidden values, the activation's derivative and the gradient behind it are stored as products take their operands: they are
-/// the largest arrays of a model, and most of the time of a layer would pass reading and writing them.
+/// With bf16 operands the hidden values and the gradient before the activation are stored as products round them, and the
+/// activation's derivative likewise: they are the largest arrays of a model, and most of the layer's time would pass reading
+/// and writing them.
 impl Mlp {
     fn forward_with<H: Element>(&self, [x, w1, b1, w2, b2]: &[Array; 5], keep: bool) -> (Array, Vec<Array>) {
         let (rows, width, hidden) = (x.rows(), x.width(), b1.width());
@@ -38,7 +39,7 @@ impl Mlp {
         let (mut h, mut derivative, mut y) = unsafe {
             (
                 unfilled::<H>(rows * hidden),
-                unfilled::<H>(if keep { companion_len(rows, hidden) } else { 0 }),
+                companion::<H>(rows, hidden, keep),
                 unfilled::<f32>(rows * b2.width()),
             )
         };
@@ -69,9 +70,9 @@ impl Mlp {
                 let dx: Vec<f32> = input_gradient(self.precision, &d_pre, w1, Activation::None);
                 Array::from_vec(dx, x.dims())
             }),
-            wanted[1].then(|| weight_gradient(self.precision, &d_pre, x.values(), w1)),
+            wanted[1].then(|| weight_gradient(self.precision, x.rows(), &d_pre, x.values(), w1)),
             wanted[2].then(|| bias_gradient(&d_pre, w1.rows())),
-            wanted[3].then(|| weight_gradient(self.precision, dy, h, w2)),
+            wanted[3].then(|| weight_gradient(self.precision, x.rows(), dy, h, w2)),
             wanted[4].then(|| bias_gradient(dy, grad.width())),
         ]
     }

@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
-use scion_kernels::{PackedWeights, release_freed_memory};
+use scion_kernels::{PackedWeights, keep_awake, release_freed_memory};
 use serde::Serialize;
 
 use super::stages::hyena_x;
@@ -100,8 +100,8 @@ fn compare(
     }
     let mut found = [Vec::new(), Vec::new()];
     for _ in 0..runs.max(1) {
-        found[0].push(input.pass(&native, &weights));
-        found[1].push(input.pass(&grafted, &weights));
+        found[0].push(keep_awake(|| input.pass(&native, &weights)));
+        found[1].push(keep_awake(|| input.pass(&grafted, &weights)));
     }
     let ratios = found[0].iter().zip(&found[1]).map(|(native, grafted)| native.whole_ms / grafted.whole_ms);
     let speed_up = median(ratios).expect("there is at least one run");
