@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Time and memory of token mixers by number of tokens, as a picture.
 
-    scion bench --lengths 256,512,1024,2048,4096,8192,16384 --precision bf16 --runs 3 --json > lengths.jsonl
+    scion bench --lengths 256,1024,4096,16384 --precision bf16 --runs 3 --json > lengths.jsonl
     python scripts/bench/plot_lengths.py lengths.jsonl docs/images/cost-by-tokens.png
 
 Needs matplotlib. Also prints, for every operator, by what factor time and memory grow when tokens double.
